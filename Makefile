@@ -1,0 +1,48 @@
+# `make demo` sets up and runs the main job; `make test` sets up and passes the tests. Nothing else is needed
+# but Python 3.11 and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test test-long check format lock clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+env: $(READY)  ## the environment, from the pinned list
+
+# --no-deps: the lock names every package, so nothing is resolved at install time.
+$(READY): infra/deploy/requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r infra/deploy/requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+demo: env  ## generate a tiny log, run the whole loop over it, show what came out
+	$(BIN)/ouzel demo
+
+test: env  ## the test suite, under 6 minutes on 2 cores
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "not slow"
+
+test-long: env  ## the longer fault and soak runs; results are recorded in infra/docs
+	$(BIN)/pytest -q -m slow
+
+check: env  ## lint, format, types, import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: env  ## put the code into its format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: env  ## pin what pyproject.toml allows, without naming where it came from
+	$(BIN)/uv pip compile --quiet --no-header --no-annotate --no-emit-index-url --no-emit-find-links --extra dev --extra bench \
+		pyproject.toml --output-file infra/deploy/requirements.lock
+
+clean:  ## remove what was built
+	rm -rf $(VENV) build runs .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -1,0 +1,283 @@
+"""One TOML file configures everything: defaults < file < environment `OUZEL_*` < flags.
+
+Sections are frozen structs; each field's comment gives unit, default and trade-off. An unknown key is refused with
+its path and the nearest name. `OUZEL_TIME__TICK_S=10` sets `time.tick_s`; a flag `--set time.tick_s=10` does the same.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from infra.errors import ConfigError
+from infra.ticks import Timeline
+
+ENV_PREFIX = "OUZEL_"
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of the configuration; unknown fields are errors."""
+
+
+class TimeConfig(Section):
+    # Length of a tick, s. The unit of training, publishing and measuring; 60 by default, down to 1. Shorter is
+    # fresher and costs more versions.
+    tick_s: int = 60
+    # How long an impression waits for its engagements, s: a whole number of ticks. Longer joins more and learns later.
+    attribution_s: int = 120
+    # How far out of order rows may be appended, s of event time.
+    disorder_bound_s: float = 5.0
+    # How long after a tick closes until every replica holds its version, s; includes the heartbeat interval.
+    publish_allowance_s: float = 40.0
+    # How far ahead of `ingested_at` an event's own time may lie before it is dropped as `future`, s.
+    skew_s: float = 10.0
+
+    def build(self) -> Timeline:
+        """The run's clockwork. Raises ConfigError where the numbers do not fit together."""
+        if self.tick_s < 1:
+            raise ConfigError(f"time.tick_s is {self.tick_s}; a tick is a whole number of seconds, 1 or more")
+        if self.attribution_s < self.tick_s or self.attribution_s % self.tick_s:
+            raise ConfigError(
+                f"time.attribution_s is {self.attribution_s}, which is no whole number of ticks of {self.tick_s} s; "
+                f"choose a multiple of {self.tick_s}"
+            )
+        for name in ("disorder_bound_s", "publish_allowance_s", "skew_s"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"time.{name} is {getattr(self, name)}; it cannot be negative")
+        tick_ms = self.tick_s * 1000
+        ahead_ms = round(self.disorder_bound_s * 1000) + round(self.publish_allowance_s * 1000)
+        return Timeline(
+            tick_ms=tick_ms,
+            attribution_ticks=self.attribution_s // self.tick_s,
+            publish_ticks=-(-ahead_ms // tick_ms),
+            disorder_bound_ms=round(self.disorder_bound_s * 1000),
+            skew_ms=round(self.skew_s * 1000),
+        )
+
+
+class LogConfig(Section):
+    # Partitions of `events` and `examples`. More let more joiners run side by side; each costs records and fsyncs.
+    partitions: int = 2
+    # A segment file is closed at this size, bytes.
+    segment_bytes: int = 64 << 20
+    # How many ticks a writer may run ahead of the slowest reader before it waits (back-pressure). A tick is one record
+    # a partition in `events` and `examples`; the bound also limits what a crash has to read again.
+    max_lag_records: int = 4_096
+    # Records are buffered up to this many bytes, or this long (wall s), before they are written and fsynced together.
+    flush_bytes: int = 4 << 20
+    flush_s: float = 0.05
+
+
+class ReplayConfig(Section):
+    # Seed of the simulated delays.
+    seed: int = 1
+    # "max", or a multiple of real time such as "60x".
+    speed: str = "max"
+    # Median and sigma of the log-normal delay from impression to engagement, s: 95 % arrive within 120 s.
+    engagement_delay_median_s: float = 20.0
+    engagement_delay_sigma: float = 1.0
+    # A row further than this from the rows before and after it (s, in time order) is a dead letter: a wrong clock.
+    max_gap_s: float = 7 * 86_400.0
+    # Rows a record holds at most.
+    rows_per_record: int = 2_048
+
+
+class JoinConfig(Section):
+    # Impressions a record of `examples` holds at most: fixed, so that records do not depend on polling.
+    impressions_per_record: int = 1_024
+    # How long a closed impression is remembered so that a late engagement is told from an orphan, s of event time.
+    late_s: int = 3_600
+    # Archive: one Parquet file for this many hours of close ticks and a partition.
+    archive_hours: int = 1
+
+
+class SlotConfig(Section):
+    # Embedding dimension: the first component is the linear weight (bias), the others the factors.
+    dim: int = 16
+    # Half-width of the uniform initial vector of a key.
+    init_scale: float = 0.01
+    # Row-wise Adagrad: learning rates online and in the retrain, and the initial accumulator.
+    lr: float = 0.05
+    retrain_lr: float = 0.05
+    adagrad_init: float = 0.01
+    # False: learned by the nightly retrain alone (fewer touched rows, smaller versions).
+    online: bool = True
+
+
+def _default_slots() -> dict[str, SlotConfig]:
+    return {
+        "user": SlotConfig(),
+        "history": SlotConfig(online=False),
+        "hour": SlotConfig(online=False),
+        "item": SlotConfig(),
+        "category": SlotConfig(),
+        "subcategory": SlotConfig(),
+        "words": SlotConfig(online=False),
+        "position": SlotConfig(dim=1, init_scale=0.0, online=False),
+    }
+
+
+class ModelConfig(Section):
+    # Seed of initial vectors and initial dense weights.
+    seed: int = 1
+    # The slots, by name; a file may change their options, not add or remove one.
+    slots: dict[str, SlotConfig] = msgspec.field(default_factory=_default_slots)
+    # Widths of the hidden layers of the deep part.
+    hidden: tuple[int, ...] = (64, 32)
+    # History items used, the most recent ones; title words used.
+    history_length: int = 50
+    title_words: int = 16
+    # Positions told apart; deeper ones share the last. The reference position is 0.
+    positions: int = 64
+    # Half-lives of the counters, s: a fast and a slow view of shown and clicked.
+    counter_half_life_s: tuple[int, int] = (1_800, 21_600)
+
+
+class TrainConfig(Section):
+    # Impressions a batch holds at most, online: fixed cuts within a tick.
+    batch_impressions: int = 256
+    # Share of negatives kept online and in the retrain (a hash of impression and item decides); logits are corrected.
+    negative_rate: float = 1.0
+    retrain_negative_rate: float = 0.5
+    # Length of the bootstrap: generation 0 is trained on the first hours, h of event time.
+    bootstrap_hours: int = 6
+    # H: a candidate for midnight M is promoted at M + H, s of event time. Must leave the retrain time when live.
+    promotion_delay_s: int = 3_600
+    # Retrain: impressions a batch, passes over the day (bootstrap and first day: `first_epochs`), dense learning rate.
+    retrain_batch_impressions: int = 256
+    retrain_epochs: int = 1
+    first_epochs: int = 2
+    dense_lr: float = 0.002
+    # A snapshot is written at each generation and after this many ticks of deltas.
+    snapshot_ticks: int = 1_440
+
+
+class ServeConfig(Section):
+    # Address of the HTTP API. A public address is refused (TLS and tokens come first).
+    host: str = "127.0.0.1"
+    port: int = 8300
+    # Ready only while the served version is at most this many ticks behind what was closed.
+    max_lag_ticks: int = 10
+    # Bytes of a request body, candidates of a request, characters of an id.
+    max_body_bytes: int = 1 << 20
+    max_candidates: int = 1_000
+    max_id_chars: int = 128
+    # Precision of served rows: "float16" or "float32".
+    precision: str = "float16"
+
+
+class MetricsConfig(Section):
+    # First port of the metrics endpoints, one a process in a fixed order; 0: none.
+    base_port: int = 0
+
+
+class Config(Section):
+    """The whole configuration, frozen."""
+
+    time: TimeConfig = msgspec.field(default_factory=TimeConfig)
+    log: LogConfig = msgspec.field(default_factory=LogConfig)
+    replay: ReplayConfig = msgspec.field(default_factory=ReplayConfig)
+    join: JoinConfig = msgspec.field(default_factory=JoinConfig)
+    model: ModelConfig = msgspec.field(default_factory=ModelConfig)
+    train: TrainConfig = msgspec.field(default_factory=TrainConfig)
+    serve: ServeConfig = msgspec.field(default_factory=ServeConfig)
+    metrics: MetricsConfig = msgspec.field(default_factory=MetricsConfig)
+
+
+def load_config(
+    path: Path | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    overrides: Sequence[str] = (),
+) -> Config:
+    """The configuration from its four sources.
+
+    `overrides` are "section.key=value" strings, values in TOML syntax (bare words are read as strings).
+    Raises ConfigError naming the source and the key.
+    """
+    tree: dict[str, Any] = msgspec.to_builtins(Config())
+    if path is not None:
+        _merge(tree, _read_toml(path), where=str(path))
+    for name, value in sorted((os.environ if env is None else env).items()):
+        if name.startswith(ENV_PREFIX) and "__" in name:
+            keys = name[len(ENV_PREFIX) :].lower().split("__")
+            _merge(tree, _nest(keys, _value(value)), where=f"environment {name}")
+    for text in overrides:
+        key, sep, value = text.partition("=")
+        if not sep:
+            raise ConfigError(f"--set {text}: write it as section.key=value")
+        _merge(tree, _nest(key.strip().split("."), _value(value.strip())), where=f"--set {text}")
+    try:
+        config = msgspec.convert(tree, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"configuration: {error}") from error
+    config.time.build()
+    return config
+
+
+def dump_config(config: Config) -> str:
+    """The configuration as TOML, readable by `load_config`: what a run folder keeps of it."""
+    lines: list[str] = []
+    _dump(msgspec.to_builtins(config), (), lines)
+    return "\n".join(lines) + "\n"
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such configuration file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _nest(keys: Sequence[str], value: Any) -> dict[str, Any]:
+    return {keys[0]: _nest(keys[1:], value) if len(keys) > 1 else value}
+
+
+def _merge(tree: dict[str, Any], more: Mapping[str, Any], *, where: str, path: str = "") -> None:
+    for key, value in more.items():
+        full = f"{path}.{key}" if path else key
+        if key not in tree:
+            near = difflib.get_close_matches(key, tree, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(sorted(tree))}"
+            raise ConfigError(f"{where}: unknown key {full}{hint}")
+        if isinstance(tree[key], dict):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{where}: {full} is a section, not a value")
+            _merge(tree[key], value, where=where, path=full)
+        elif isinstance(value, Mapping):
+            raise ConfigError(f"{where}: {full} is a value, not a section")
+        else:
+            tree[key] = value
+
+
+def _dump(tree: Mapping[str, Any], path: tuple[str, ...], lines: list[str]) -> None:
+    values = {k: v for k, v in tree.items() if not isinstance(v, Mapping)}
+    if path and values:
+        lines.append(f"\n[{'.'.join(path)}]" if lines else f"[{'.'.join(path)}]")
+    lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            _dump(value, (*path, key), lines)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'

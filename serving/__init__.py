@@ -1,0 +1,1 @@
+"""Serves: replica, scorer, HTTP API, and the evaluator, which is a replica that keeps score. Never torch."""
