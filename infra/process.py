@@ -1,0 +1,141 @@
+"""What every process of a run shares: its folder, a stop flag, its accounting, its line in the live display.
+
+A process is started by name over a run folder (`ouzel join --run RUN`), reads the folder's `config.toml`, and leaves
+`stats/<name>.json` behind: wall and CPU seconds (summed over restarts), peak memory, and the numbers it noted.
+Nothing that a model depends on is read from here.
+"""
+
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from infra.config import Config, load_config
+from infra.errors import InputError
+
+PROGRESS_EVERY_S = 0.25
+
+
+class RunFolder:
+    """Where the parts of a run lie."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "config.toml"
+        self.log = path / "log"
+        self.archive = path / "archive"
+        self.store = path / "store"
+        self.stats = path / "stats"
+        self.evaluation = path / "evaluation"
+        self.process_logs = path / "logs"
+
+    def load_config(self) -> Config:
+        """The configuration this run was started with."""
+        if not self.config_file.is_file():
+            raise InputError(
+                f"{self.path}: not a run folder (no config.toml); make one with `ouzel run --mind DIR --out {self.path}`"
+            )
+        return load_config(self.config_file)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a small file so that a reader sees the old or the new content, also after a crash."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+class Process:
+    """One named process of a run: `with Process("joiner", run, config) as process: while not process.stopping: …`."""
+
+    def __init__(self, name: str, run_dir: Path, config: Config) -> None:
+        self.name = name
+        self.config = config
+        self.folder = RunFolder(run_dir)
+        self.stopping = False
+        self._started = time.monotonic()
+        self._notes: dict[str, Any] = {}
+        self._stages: dict[str, float] = {}
+        self._next_progress = 0.0
+        self._before: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, self._stop)
+        self.folder.stats.mkdir(parents=True, exist_ok=True)
+        if self._stats_file.is_file():
+            self._before = msgspec.json.decode(self._stats_file.read_bytes())
+        self.progress(force=True, state="starting")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress(force=True, state="failed" if kind else "done")
+        self.save()
+
+    def _stop(self, signum: int, frame: FrameType | None) -> None:
+        self.stopping = True
+
+    @property
+    def _stats_file(self) -> Path:
+        return self.folder.stats / f"{self.name}.json"
+
+    def note(self, **numbers: Any) -> None:
+        """Keep these for the report; a later note of the same name replaces an earlier one."""
+        self._notes.update(numbers)
+
+    def spent(self, stage: str, seconds: float) -> None:
+        """Add wall seconds to a stage of this process (`learn`, `publish`, …)."""
+        self._stages[stage] = self._stages.get(stage, 0.0) + seconds
+
+    def progress(self, *, force: bool = False, **numbers: Any) -> None:
+        """Show these numbers in the live display; at most four times a second reach the disk."""
+        now = time.monotonic()
+        if not force and now < self._next_progress:
+            return
+        self._next_progress = now + PROGRESS_EVERY_S
+        live = {"name": self.name, "pid": os.getpid(), **numbers}
+        path = self.folder.stats / f"{self.name}.live.json"
+        temporary = path.with_suffix(".tmp")
+        temporary.write_bytes(msgspec.json.encode(live))
+        os.replace(temporary, path)
+
+    def save(self) -> None:
+        """Write `stats/<name>.json`, adding to what an earlier life of this process left there."""
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        before = self._before
+        stages = dict(before.get("stages", {}))
+        for stage, seconds in self._stages.items():
+            stages[stage] = stages.get(stage, 0.0) + seconds
+        stats = {
+            "name": self.name,
+            "wall_s": before.get("wall_s", 0.0) + time.monotonic() - self._started,
+            "cpu_s": before.get("cpu_s", 0.0) + usage.ru_utime + usage.ru_stime,
+            "peak_rss_bytes": max(before.get("peak_rss_bytes", 0), usage.ru_maxrss * 1024),
+            "peak_pss_bytes": max(before.get("peak_pss_bytes", 0), pss_bytes(os.getpid())),
+            "lives": before.get("lives", 0) + 1,
+            "stages": stages,
+            "notes": {**before.get("notes", {}), **self._notes},
+        }
+        write_atomically(self._stats_file, msgspec.json.format(msgspec.json.encode(stats)))
+
+
+def pss_bytes(pid: int) -> int:
+    """Proportional set size of a process, bytes: shared pages divided by their users. 0 where it is gone."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("Pss:"):
+                    return int(line.split()[1]) * 1024
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return 0
+    return 0
