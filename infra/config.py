@@ -23,7 +23,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of the configuration; unknown fields are errors."""
 
 
-class TimeConfig(Section):
+class TimeConfig(Section, frozen=True):
     # Length of a tick, s. The unit of training, publishing and measuring; 60 by default, down to 1. Shorter is
     # fresher and costs more versions.
     tick_s: int = 60
@@ -59,7 +59,7 @@ class TimeConfig(Section):
         )
 
 
-class LogConfig(Section):
+class LogConfig(Section, frozen=True):
     # Partitions of `events` and `examples`. More let more joiners run side by side; each costs records and fsyncs.
     partitions: int = 2
     # A segment file is closed at this size, bytes.
@@ -72,7 +72,7 @@ class LogConfig(Section):
     flush_s: float = 0.05
 
 
-class ReplayConfig(Section):
+class ReplayConfig(Section, frozen=True):
     # Seed of the simulated delays.
     seed: int = 1
     # "max", or a multiple of real time such as "60x".
@@ -86,7 +86,7 @@ class ReplayConfig(Section):
     rows_per_record: int = 2_048
 
 
-class JoinConfig(Section):
+class JoinConfig(Section, frozen=True):
     # Impressions a record of `examples` holds at most: fixed, so that records do not depend on polling.
     impressions_per_record: int = 1_024
     # How long a closed impression is remembered so that a late engagement is told from an orphan, s of event time.
@@ -95,7 +95,7 @@ class JoinConfig(Section):
     archive_hours: int = 1
 
 
-class SlotConfig(Section):
+class SlotConfig(Section, frozen=True):
     # Embedding dimension: the first component is the linear weight (bias), the others the factors.
     dim: int = 16
     # Half-width of the uniform initial vector of a key.
@@ -121,7 +121,7 @@ def _default_slots() -> dict[str, SlotConfig]:
     }
 
 
-class ModelConfig(Section):
+class ModelConfig(Section, frozen=True):
     # Seed of initial vectors and initial dense weights.
     seed: int = 1
     # The slots, by name; a file may change their options, not add or remove one.
@@ -137,7 +137,7 @@ class ModelConfig(Section):
     counter_half_life_s: tuple[int, int] = (1_800, 21_600)
 
 
-class TrainConfig(Section):
+class TrainConfig(Section, frozen=True):
     # Impressions a batch holds at most, online: fixed cuts within a tick.
     batch_impressions: int = 256
     # Share of negatives kept online and in the retrain (a hash of impression and item decides); logits are corrected.
@@ -156,7 +156,7 @@ class TrainConfig(Section):
     snapshot_ticks: int = 1_440
 
 
-class ServeConfig(Section):
+class ServeConfig(Section, frozen=True):
     # Address of the HTTP API. A public address is refused (TLS and tokens come first).
     host: str = "127.0.0.1"
     port: int = 8300
@@ -170,12 +170,12 @@ class ServeConfig(Section):
     precision: str = "float16"
 
 
-class MetricsConfig(Section):
+class MetricsConfig(Section, frozen=True):
     # First port of the metrics endpoints, one a process in a fixed order; 0: none.
     base_port: int = 0
 
 
-class Config(Section):
+class Config(Section, frozen=True):
     """The whole configuration, frozen."""
 
     time: TimeConfig = msgspec.field(default_factory=TimeConfig)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 
 @njit("int64(uint8[::1], int64, int64)", cache=True, nogil=True)
-def hash64_range(data: NDArray[np.uint8], lo: int, hi: int) -> int:
+def hash64_range(data: NDArray[np.uint8], lo: int, hi: int) -> np.int64:
     """Key of the bytes data[lo:hi]."""
     h = np.uint64(0xCBF29CE484222325)
     for i in range(lo, hi):
@@ -26,7 +26,7 @@ def hash64_range(data: NDArray[np.uint8], lo: int, hi: int) -> int:
 
 
 @njit("int32(uint8[::1], int64, int64)", cache=True, nogil=True)
-def murmur2_range(data: NDArray[np.uint8], lo: int, hi: int) -> int:
+def murmur2_range(data: NDArray[np.uint8], lo: int, hi: int) -> np.int32:
     """Kafka's murmur2 of the bytes data[lo:hi], as the signed 32-bit number that Java computes."""
     n = hi - lo
     m = np.uint32(0x5BD1E995)
@@ -60,7 +60,7 @@ def murmur2_range(data: NDArray[np.uint8], lo: int, hi: int) -> int:
 
 
 @njit("int64(uint8[::1], int64, int64, int64)", cache=True, nogil=True)
-def partition_range(data: NDArray[np.uint8], lo: int, hi: int, partitions: int) -> int:
+def partition_range(data: NDArray[np.uint8], lo: int, hi: int, partitions: int) -> np.int64:
     """Partition of the key bytes data[lo:hi], as Kafka's default partitioner: (murmur2 & 0x7fffffff) mod n."""
     return (np.int64(murmur2_range(data, lo, hi)) & np.int64(0x7FFFFFFF)) % partitions
 

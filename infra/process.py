@@ -17,6 +17,7 @@ import msgspec
 
 from infra.config import Config, load_config
 from infra.errors import InputError
+from infra.metrics import PROCESSES, Metrics
 
 PROGRESS_EVERY_S = 0.25
 
@@ -60,6 +61,7 @@ class Process:
         self.name = name
         self.config = config
         self.folder = RunFolder(run_dir)
+        self.metrics = Metrics(name)
         self.stopping = False
         self._started = time.monotonic()
         self._notes: dict[str, Any] = {}
@@ -71,6 +73,9 @@ class Process:
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._stop)
         self.folder.stats.mkdir(parents=True, exist_ok=True)
+        base_port = self.config.metrics.base_port
+        if base_port and self.name in PROCESSES:
+            self.metrics.serve(base_port + PROCESSES.index(self.name))
         if self._stats_file.is_file():
             self._before = msgspec.json.decode(self._stats_file.read_bytes())
         self.progress(force=True, state="starting")
@@ -81,6 +86,7 @@ class Process:
     ) -> None:
         self.progress(force=True, state="failed" if kind else "done")
         self.save()
+        self.metrics.close()
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
         self.stopping = True

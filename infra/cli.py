@@ -1,0 +1,88 @@
+"""The `ouzel` command: a table of names, each imported only when it is called.
+
+`infra` imports none of the boxes; the table names their modules, as an operator names processes. `--help` and a
+mistyped command import nothing heavy.
+"""
+
+import importlib
+import sys
+from typing import NamedTuple
+
+import typer
+
+from infra.errors import OuzelError
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+
+
+class Command(NamedTuple):
+    """Where a command lives and what it does, in one line."""
+
+    module: str
+    function: str
+    help: str
+
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command("infra.supervisor.commands", "demo", "generate a tiny log, run the whole loop over it, and watch"),
+    "run": Command("infra.supervisor.commands", "run", "the whole loop over MIND-format folders, to a finished report"),
+    "up": Command("infra.supervisor.commands", "up", "go on from a finished run: serve, take events, keep learning"),
+    "verify": Command(
+        "infra.supervisor.commands", "verify", "derive a run's parameters again from its logs, compare digests"
+    ),
+    "generate": Command("stream.commands", "generate", "write a generated log in MIND format"),
+    "replay": Command("stream.commands", "replay", "turn MIND rows into events, in order, at a chosen speed"),
+    "join": Command("stream.commands", "join", "join impressions with engagements; keep the archive"),
+    "train": Command("trainer.commands", "train", "learn each tick and publish it as a version"),
+    "retrain": Command(
+        "trainer.commands", "retrain", "the nightly retrain: each day as it completes, or one with --day"
+    ),
+    "serve": Command("serving.commands", "serve", "a replica behind HTTP: rank, events, health, metrics"),
+    "evaluate": Command("serving.commands", "evaluate", "score every impression with the version that served it"),
+    "report": Command("serving.commands", "report", "report.json and report.html of a run"),
+}
+
+
+def main() -> None:
+    """Entry point of `ouzel`."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        _print_help()
+        sys.exit(0)
+    name = arguments[0]
+    command = COMMANDS.get(name)
+    if command is None:
+        import difflib
+
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "see ouzel --help"
+        print(f"ouzel: no command {name!r}; {hint}", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
+    sys.exit(_call(name, command, arguments[1:]))
+
+
+def _call(name: str, command: Command, arguments: list[str]) -> int:
+    function = getattr(importlib.import_module(command.module), command.function)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command(help=command.help[0].upper() + command.help[1:] + ".")(function)
+    try:
+        app(args=arguments, prog_name=f"ouzel {name}", standalone_mode=True)
+    except OuzelError as error:
+        print(f"ouzel {name}: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else EXIT_ERROR
+    return 0
+
+
+def _print_help() -> None:
+    print("ouzel: a real-time recommender that keeps learning while it serves\n\nusage: ouzel COMMAND [OPTIONS]\n")
+    width = max(map(len, COMMANDS))
+    for name, command in COMMANDS.items():
+        print(f"  {name:<{width}}  {command.help}")
+    print("\n`ouzel COMMAND --help` shows the options of a command. Begin with `ouzel demo`.")
+
+
+if __name__ == "__main__":
+    main()

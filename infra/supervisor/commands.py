@@ -1,0 +1,96 @@
+"""`ouzel run`, `ouzel demo`, `ouzel up`, `ouzel verify`: whole runs, from the command line."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from infra.config import load_config
+from infra.process import RunFolder
+from infra.supervisor.runs import loop_members, prepare, read_source, remove_run, run_loop, write_report
+
+CONFIG_HELP = "TOML configuration; what it leaves out keeps its default."
+SET_HELP = "One value, such as time.tick_s=10; may be given again."
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", help=CONFIG_HELP)]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help=SET_HELP)]
+
+
+def run(
+    mind: Annotated[list[Path], typer.Option("--mind", help="A MIND-format folder; may be given again.")],
+    out: Annotated[Path, typer.Option("--out", help="The run folder to make, or to continue.")],
+    speed: Annotated[str | None, typer.Option("--speed", help='"max", or a multiple of real time: 60x.')] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Replay MIND logs through the whole loop and write the report."""
+    overrides = [*(set_ or []), *([f"replay.speed='{speed}'"] if speed else [])]
+    folder = RunFolder(out)
+    console = Console()
+    prepare(folder, load_config(config, overrides=overrides), mind)
+    _watch(folder, console)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="The run folder; an earlier demo in it is replaced.")] = Path(
+        "runs/demo"
+    ),
+    data: Annotated[Path, typer.Option("--data", help="Where the generated log lies or is made.")] = Path(
+        "data/mind-tiny"
+    ),
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Generate a tiny news log, run the whole loop over it, show what came out and what to try next."""
+    console = Console()
+    folder = RunFolder(out)
+    remove_run(folder)
+    if not (data / "behaviors.tsv").is_file():
+        console.print(f"[bold]1[/]  generating two days of a small news site into {data}")
+        command = [sys.executable, "-m", "infra.cli", "generate", "mind", "--out", str(data), "--scale", "tiny"]
+        subprocess.run(command, check=True)
+    else:
+        console.print(f"[bold]1[/]  the generated log in {data} is there")
+    prepare(folder, load_config(config, overrides=set_ or []), [data])
+    names = ", ".join(m.name for m in loop_members(read_source(folder)))
+    console.print(f"[bold]2[/]  starting {names} over {out}")
+    _watch(folder, console)
+    console.print(_next_steps(folder), highlight=False)
+
+
+def _watch(folder: RunFolder, console: Console) -> None:
+    try:
+        run_loop(folder, console)
+    except KeyboardInterrupt:
+        console.print("stopped; the same command continues where it was")
+        raise typer.Exit(130) from None
+    report = write_report(folder)
+    console.print(_headline(report))
+    console.print(
+        f"{report['events_in']:,} events, {report['examples_out']:,} examples, {report['shown_items']:,} shown items "
+        f"in {report['seconds']:.1f} s; peak memory {report['peak_rss_bytes'] / 1e9:.2f} GB; "
+        f"digest {report['digest'][:16]}\nreport: {folder.path / 'report.html'}",
+        highlight=False,
+    )
+
+
+def _headline(report: dict[str, Any]) -> Table:
+    table = Table(title="mean over impressions, scored with the version that served them", title_justify="left")
+    for name in ("arm", "AUC", "MRR", "nDCG@5", "nDCG@10", "log-loss", "calibration"):
+        table.add_column(name, justify="left" if name == "arm" else "right")
+    for name, arm in report["arms"].items():
+        row = [arm[key] for key in ("auc_impression", "mrr", "ndcg5", "ndcg10", "log_loss", "calibration")]
+        table.add_row(name, *("" if value is None else f"{value:.4f}" for value in row))
+    return table
+
+
+def _next_steps(folder: RunFolder) -> str:
+    return f"""
+Try next:
+  ouzel up --run {folder.path}         serve it, and keep learning from what you post
+  ouzel verify {folder.path}           derive the parameters again from the logs, and compare
+  ouzel run --mind DIR --out runs/mine   the same over your own MIND download (https://msnews.github.io)"""

@@ -1,0 +1,123 @@
+"""A run: its folder, its processes, and how it goes from first event to finished report.
+
+The folder says what it holds (`config.toml`, `source.json`): the same command on it continues what was interrupted,
+another source or configuration is refused.
+"""
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+
+from infra.config import Config, dump_config
+from infra.errors import ConfigError, InputError
+from infra.process import RunFolder, write_atomically
+from infra.supervisor.display import Display
+from infra.supervisor.fleet import Fleet, Member, ProcessFailed, tail
+
+WATCH_EVERY_S = 0.2
+
+
+class Source(msgspec.Struct, frozen=True):
+    """Where a run's events come from."""
+
+    mind: tuple[str, ...]
+
+
+def prepare(folder: RunFolder, config: Config, mind: Sequence[Path]) -> None:
+    """Make the run folder, or accept it where it holds the same run. Raises ConfigError where it holds another."""
+    for place in mind:
+        if not place.is_dir():
+            raise InputError(
+                f"{place}: no such folder; a MIND folder holds behaviors.tsv and news.tsv (https://msnews.github.io), "
+                "or make one with `ouzel generate mind --out DIR --scale tiny`"
+            )
+    source = Source(mind=tuple(str(place.resolve()) for place in mind))
+    text = dump_config(config)
+    if folder.config_file.is_file():
+        if folder.config_file.read_text(encoding="utf-8") != text or read_source(folder) != source:
+            raise ConfigError(
+                f"{folder.path} holds a run of another source or configuration; choose another --out or remove it"
+            )
+        return
+    if folder.path.exists() and any(folder.path.iterdir()):
+        raise ConfigError(f"{folder.path} is not empty and holds no run; choose another --out")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder.path / "source.json", msgspec.json.encode(source))
+    write_atomically(folder.config_file, text.encode())
+
+
+def read_source(folder: RunFolder) -> Source:
+    """The source of a run folder. Raises InputError where it has none."""
+    path = folder.path / "source.json"
+    if not path.is_file():
+        raise InputError(f"{path}: missing; {folder.path} was not made by `ouzel run` or `ouzel demo`")
+    return msgspec.json.decode(path.read_bytes(), type=Source)
+
+
+def loop_members(source: Source) -> list[Member]:
+    """Every process of the loop; each ends once the end of the replay has passed through it."""
+    end = "--until-end"
+    mind = tuple(part for place in source.mind for part in ("--mind", place))
+    return [
+        Member("replay", "replay", mind),
+        Member("joiner", "join", (end,)),
+        Member("trainer", "train", (end,)),
+        Member("retrain", "retrain", (end,)),
+        Member("replica", "serve", (end,)),
+        Member("evaluator", "evaluate", (end,)),
+    ]
+
+
+def run_loop(folder: RunFolder, console: Console) -> None:
+    """Start the loop's processes, watch them to their end, account for the run. Ctrl-C stops all of them."""
+    fleet = Fleet(folder, loop_members(read_source(folder)))
+    started = time.monotonic()
+    try:
+        fleet.start_all()
+        with Display(console, folder.stats, [m.name for m in fleet.members]) as display:
+            while running := fleet.check():
+                display.update(running)
+                time.sleep(WATCH_EVERY_S)
+    except (ProcessFailed, KeyboardInterrupt):
+        fleet.stop_all()
+        raise
+    fleet.close()
+    _account(folder, seconds=time.monotonic() - started, peak_pss_bytes=fleet.peak_pss_bytes)
+
+
+def _account(folder: RunFolder, *, seconds: float, peak_pss_bytes: int) -> None:
+    path = folder.stats / "run.json"
+    before: dict[str, Any] = msgspec.json.decode(path.read_bytes()) if path.is_file() else {}
+    stats = {
+        "wall_s": before.get("wall_s", 0.0) + seconds,
+        "peak_pss_bytes": max(before.get("peak_pss_bytes", 0), peak_pss_bytes),
+    }
+    write_atomically(path, msgspec.json.encode(stats))
+
+
+def write_report(folder: RunFolder) -> dict[str, Any]:
+    """Have the report written, and return it."""
+    log = folder.process_logs / "report.log"
+    command = [sys.executable, "-m", "infra.cli", "report", "--run", str(folder.path)]
+    with open(log, "wb") as output:
+        code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
+    if code != 0:
+        raise ProcessFailed(f"report ended with exit code {code}; the end of {log}:\n{tail(log)}")
+    report: dict[str, Any] = msgspec.json.decode((folder.path / "report.json").read_bytes())
+    return report
+
+
+def remove_run(folder: RunFolder) -> None:
+    """Remove a run folder, and nothing that is not one."""
+    if not folder.path.exists():
+        return
+    if not folder.config_file.is_file():
+        raise ConfigError(f"{folder.path} exists and is not a run folder; it is left alone")
+    shutil.rmtree(folder.path)
