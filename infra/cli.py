@@ -29,15 +29,13 @@ COMMANDS: dict[str, Command] = {
     "run": Command("infra.supervisor.commands", "run", "the whole loop over MIND-format folders, to a finished report"),
     "up": Command("infra.supervisor.commands", "up", "go on from a finished run: serve, take events, keep learning"),
     "verify": Command(
-        "infra.supervisor.commands", "verify", "derive a run's parameters again from its logs, compare digests"
+        "infra.supervisor.commands", "verify", "derive a run's parameters again from its logs, and compare"
     ),
     "generate": Command("stream.commands", "generate", "write a generated log in MIND format"),
     "replay": Command("stream.commands", "replay", "turn MIND rows into events, in order, at a chosen speed"),
     "join": Command("stream.commands", "join", "join impressions with engagements; keep the archive"),
     "train": Command("trainer.commands", "train", "learn each tick and publish it as a version"),
-    "retrain": Command(
-        "trainer.commands", "retrain", "the nightly retrain: each day as it completes, or one with --day"
-    ),
+    "retrain": Command("trainer.commands", "retrain", "the nightly retrain: each day as it completes, or one --day"),
     "serve": Command("serving.commands", "serve", "a replica behind HTTP: rank, events, health, metrics"),
     "evaluate": Command("serving.commands", "evaluate", "score every impression with the version that served it"),
     "report": Command("serving.commands", "report", "report.json and report.html of a run"),

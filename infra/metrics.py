@@ -61,12 +61,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("replica", "counter", "ouzel_requests_total", "HTTP requests, by route and status.", ("route", "status")),
     Metric("replica", "histogram", "ouzel_request_seconds", "HTTP request latency, s, by route.", ("route",)),
     Metric("replica", "histogram", "ouzel_sync_seconds", "Tick closed to served by this replica, wall s."),
-    Metric(
-        "evaluator", "gauge", "ouzel_auc_impression", "Mean impression AUC of the last event hour, by arm.", ("arm",)
-    ),
-    Metric(
-        "evaluator", "gauge", "ouzel_calibration", "Predicted over observed clicks, last event hour, by arm.", ("arm",)
-    ),
+    Metric("evaluator", "gauge", "ouzel_auc_impression", "Mean impression AUC, last event hour, by arm.", ("arm",)),
+    Metric("evaluator", "gauge", "ouzel_calibration", "Predicted over observed clicks, last hour, by arm.", ("arm",)),
 )
 
 

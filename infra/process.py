@@ -39,7 +39,7 @@ class RunFolder:
         """The configuration this run was started with."""
         if not self.config_file.is_file():
             raise InputError(
-                f"{self.path}: not a run folder (no config.toml); make one with `ouzel run --mind DIR --out {self.path}`"
+                f"{self.path}: not a run folder (no config.toml); `ouzel run --mind DIR --out {self.path}` makes one"
             )
         return load_config(self.config_file)
 
