@@ -46,3 +46,8 @@ lock: env  ## pin what pyproject.toml allows, without naming where it came from
 
 clean:  ## remove what was built
 	rm -rf $(VENV) build runs .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+
+.PHONY: bench-loop
+bench-loop: env  ## the loop over a generated week, and Vowpal Wabbit beside it; SEEDS="1 2 3"
+	@mkdir -p build/bench
+	$(BIN)/python -m tests.bench.loop --seeds $(or $(SEEDS),1)
