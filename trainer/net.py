@@ -69,7 +69,7 @@ class NetShape:
 
 
 def initial_weights(shape: NetShape, seed: int, bias: float = 0.0) -> dict[str, Tensor]:
-    """Weights to start from, a function of (shape, seed): stacked identities for the cross, N(0, 1/fan-in) elsewhere."""
+    """Weights to start from, a function of (shape, seed): identities for the cross, N(0, 1/fan-in) elsewhere."""
     random = torch.Generator().manual_seed(seed)
     weights: dict[str, Tensor] = {}
     for name, size in shape.weights().items():
