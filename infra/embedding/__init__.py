@@ -1,0 +1,20 @@
+"""The collisionless embedding table that both ends of the loop hold."""
+
+from infra.embedding.base import Rows, Table
+from infra.embedding.cuckoo import EmbeddingTable
+from infra.embedding.gather import group_sum, unique_inverse
+from infra.embedding.initial import initial_vectors
+from infra.embedding.reference import DictTable
+from infra.embedding.serving import ServingTable, TableView
+
+__all__ = [
+    "DictTable",
+    "EmbeddingTable",
+    "Rows",
+    "ServingTable",
+    "Table",
+    "TableView",
+    "group_sum",
+    "initial_vectors",
+    "unique_inverse",
+]

@@ -1,0 +1,108 @@
+"""Reading rows in batches, and the two kernels that turn repeated keys into unique ones and sum their gradients.
+
+All of them run in input order on one thread, so equal inputs give equal bits.
+"""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from infra.embedding.base import as_keys, as_rows
+from infra.embedding.index import AHEAD, prefetch
+from infra.embedding.initial import mix64
+
+
+@njit(cache=True, nogil=True)
+def _gather(values: NDArray[np.float32], high: int, rows: NDArray[np.int32], out: NDArray[np.float32]) -> bool:
+    flat = values.reshape(-1)
+    dim = values.shape[1]
+    for i in range(len(rows)):
+        if i + AHEAD < len(rows) and rows[i + AHEAD] >= 0:
+            prefetch(flat, np.int64(rows[i + AHEAD]) * dim)
+        row = rows[i]
+        if row >= high or row < -1:
+            return False
+        if row < 0:
+            for j in range(dim):
+                out[i, j] = 0.0
+        else:
+            for j in range(dim):
+                out[i, j] = values[row, j]
+    return True
+
+
+def gather_rows(
+    values: NDArray[np.float32], high: int, rows: NDArray[np.int32], out: NDArray[np.float32] | None
+) -> NDArray[np.float32]:
+    """values[rows] with zeros where a row is -1; ValueError where it is neither that nor in [0, high)."""
+    result = checked_out(out, len(rows), values.shape[1])
+    if not _gather(values, high, rows, result):
+        raise ValueError(f"row numbers from {rows.min()} to {rows.max()}; this table gave out [0, {high})")
+    return result
+
+
+def checked_out(out: NDArray[np.float32] | None, n: int, dim: int) -> NDArray[np.float32]:
+    """`out` if it is what a kernel may write to, or a new array. Raises ValueError."""
+    if out is None:
+        return np.empty((n, dim), np.float32)
+    if out.shape != (n, dim) or out.dtype != np.float32 or not out.flags.carray:
+        raise ValueError(f"out is {out.dtype}{out.shape}; it must be contiguous float32({n}, {dim})")
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _unique(keys: NDArray[np.int64], unique: NDArray[np.int64], inverse: NDArray[np.int32]) -> int:
+    n = len(keys)
+    size = 8
+    while size < 2 * n:
+        size *= 2
+    mask = size - 1
+    salt = np.uint64(n)  # of the batch itself, so that no set of keys is bad in every batch
+    for i in range(n):
+        salt += np.uint64(keys[i])
+    salt = mix64(salt)
+    table = np.zeros(size, np.int32)
+    m = 0
+    for i in range(n):
+        key = keys[i]
+        at = np.int64(mix64(np.uint64(key) ^ salt)) & mask
+        while table[at] != 0 and unique[table[at] - 1] != key:
+            at = (at + 1) & mask
+        if table[at] == 0:
+            unique[m] = key
+            m += 1
+            table[at] = m
+        inverse[i] = table[at] - 1
+    return m
+
+
+def unique_inverse(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Distinct keys (m,) in the order of their first appearance, and inverse (n,): unique[inverse] = keys."""
+    keys = as_keys(keys)
+    unique, inverse = np.empty(len(keys), np.int64), np.empty(len(keys), np.int32)
+    m = _unique(keys, unique, inverse)
+    return unique[:m].copy(), inverse
+
+
+@njit(cache=True, nogil=True)
+def _group_sum(grads: NDArray[np.float32], inverse: NDArray[np.int32], out: NDArray[np.float32]) -> bool:
+    for i in range(len(inverse)):
+        g = inverse[i]
+        if g < 0 or g >= len(out):
+            return False
+        for j in range(out.shape[1]):
+            out[g, j] += grads[i, j]
+    return True
+
+
+def group_sum(grads: NDArray[np.float32], inverse: NDArray[np.int32], m: int) -> NDArray[np.float32]:
+    """Sums (m, d) of the rows of grads (n, d) by group, added in input order. Raises ValueError on a group ≥ m."""
+    inverse = as_rows(inverse)
+    if grads.ndim != 2 or len(grads) != len(inverse):
+        raise ValueError(f"grads {grads.shape} and inverse {inverse.shape} do not match")
+    if grads.dtype != np.float32 or not grads.flags.carray:
+        grads = np.array(grads, dtype=np.float32, order="C")
+    out = np.zeros((m, grads.shape[1]), np.float32)
+    if not _group_sum(grads, inverse, out):
+        raise ValueError(f"groups from {inverse.min()} to {inverse.max()}; there are {m}")
+    return out

@@ -1,0 +1,57 @@
+"""Initial vectors: a function of (seed, slot, key), so that whoever makes the row first makes the same one.
+
+Component j of key x is uniform in (−scale, scale): the upper 24 bits u of SplitMix64 (Steele, Lea and Flood 2014), stream
+mix(x ^ base), step j, give (2u + 1 − 2²⁴) · scale / 2²⁴. The integer is exact in float64 and there is one multiplication,
+so numba and NumPy round the same way and give the same bits on every machine.
+"""
+
+import hashlib
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_M1 = 0xBF58476D1CE4E5B9
+_M2 = 0x94D049BB133111EB
+
+
+def stream_base(slot: str, seed: int) -> int:
+    """64 bits (as int64) that name the streams of a slot."""
+    raw = hashlib.blake2b(f"initial/{seed}/{slot}".encode(), digest_size=8).digest()
+    return int.from_bytes(raw, "little", signed=True)
+
+
+@njit(cache=True, nogil=True)
+def mix64(x: np.uint64) -> np.uint64:
+    """SplitMix64's finalizer: a bijection of 64-bit words."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(_M1)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(_M2)
+    return x ^ (x >> np.uint64(31))
+
+
+@njit(cache=True, nogil=True)
+def write_initial(base: int, key: int, unit: float, out: NDArray[np.float32], row: int) -> None:
+    """Write the initial vector of `key` into out[row]; unit = scale / 2²⁴."""
+    x = mix64(np.uint64(key) ^ np.uint64(base))
+    for j in range(out.shape[1]):
+        x += np.uint64(_GOLDEN)
+        u = np.int64(mix64(x) >> np.uint64(40))
+        out[row, j] = np.float32(np.float64(2 * u + 1 - (1 << 24)) * unit) if unit else np.float32(0)
+
+
+def _mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(_M1)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(_M2)
+    return x ^ (x >> np.uint64(31))
+
+
+def initial_vectors(keys: NDArray[np.int64], slot: str, seed: int, dim: int, scale: float) -> NDArray[np.float32]:
+    """Initial vectors (n, dim) of keys (n,): plain NumPy, the same bits as the kernel's."""
+    if not scale:
+        return np.zeros((len(keys), dim), np.float32)
+    base = np.array(stream_base(slot, seed), np.int64).view(np.uint64)
+    x = _mix64(np.array(keys, np.int64).view(np.uint64) ^ base)
+    steps = np.arange(1, dim + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+    u = (_mix64(x[:, None] + steps[None, :]) >> np.uint64(40)).astype(np.int64)
+    return ((2 * u + 1 - (1 << 24)).astype(np.float64) * (scale / (1 << 24))).astype(np.float32)
