@@ -1,0 +1,208 @@
+"""Columns of a record: plain numpy arrays, list columns included, and their Arrow IPC form.
+
+A record's value is one Arrow IPC stream with one record batch, self-describing, so that any Arrow reader opens it.
+What this build writes begins with a constant schema message; a record that begins otherwise (an older or newer writer,
+another producer) takes the slower way through the full reader: columns are found by name, unknown ones are ignored, a
+missing one makes the record malformed. Decoded arrays are writable, aligned and contiguous views of one private copy
+of the record, so that kernels see one array type and no caller can reach the log's own memory.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+from numba import njit
+from numpy.typing import NDArray
+
+I64: TypeAlias = NDArray[np.int64]
+U8: TypeAlias = NDArray[np.uint8]
+_EOS = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+
+
+class MalformedRecordError(ValueError):
+    """The bytes of a record cannot be read by any rule; the record belongs into `dead-letters`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """A list column: row i holds values[offsets[i]:offsets[i + 1]]; offsets (n + 1,) int64 begin at 0."""
+
+    offsets: I64
+    values: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> NDArray[Any]:
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+    @property
+    def lengths(self) -> I64:
+        """Length of each row's list (n,)."""
+        return np.diff(self.offsets)
+
+    def slice(self, lo: int, hi: int) -> "Lists":
+        """Rows lo:hi; the values are a view."""
+        start, end = self.offsets[lo], self.offsets[hi]
+        return Lists(self.offsets[lo : hi + 1] - start, self.values[start:end])
+
+    def take(self, rows: I64) -> "Lists":
+        """The given rows, in that order."""
+        offsets, values = _take_lists(self.offsets, self.values, rows)
+        return Lists(offsets, values)
+
+    @classmethod
+    def concat(cls, parts: Sequence["Lists"]) -> "Lists":
+        """All rows of all parts, in order; there is at least one part."""
+        if len(parts) == 1:
+            return parts[0]
+        lengths = np.concatenate([part.lengths for part in parts])
+        return cls(offsets_of(lengths), np.concatenate([part.values for part in parts]))
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int] | NDArray[Any]], dtype: Any = np.int64) -> "Lists":
+        """From one sequence a row."""
+        values = [np.asarray(row, dtype=dtype) for row in rows]
+        flat = np.concatenate(values) if values else np.empty(0, dtype=dtype)
+        return cls(offsets_of(np.array([len(v) for v in values], dtype=np.int64)), flat)
+
+    @classmethod
+    def empty(cls, rows: int, dtype: Any = np.int64) -> "Lists":
+        """`rows` empty lists."""
+        return cls(np.zeros(rows + 1, dtype=np.int64), np.empty(0, dtype=dtype))
+
+
+def offsets_of(lengths: I64) -> I64:
+    """Offsets (n + 1,) from lengths (n,)."""
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+@njit(cache=True, nogil=True)
+def _take_lists(offsets, values, rows):  # type: ignore[no-untyped-def]
+    n = len(rows)
+    out_offsets = np.zeros(n + 1, dtype=np.int64)
+    for i in range(n):
+        out_offsets[i + 1] = out_offsets[i] + offsets[rows[i] + 1] - offsets[rows[i]]
+    out = np.empty(out_offsets[n], dtype=values.dtype)
+    for i in range(n):
+        at = out_offsets[i]
+        start = offsets[rows[i]]
+        for j in range(out_offsets[i + 1] - at):
+            out[at + j] = values[start + j]
+    return out_offsets, out
+
+
+class Codec:
+    """Encodes and decodes records of one schema.
+
+    Columns come as numpy arrays (fixed width), `Lists` (list columns) or lists of str (string columns), by name.
+    """
+
+    def __init__(self, fields: Mapping[str, pa.DataType]) -> None:
+        self.schema = pa.schema([pa.field(name, kind, nullable=False) for name, kind in fields.items()])
+        self._fields = tuple(fields.items())
+        self._prefix = self.schema.serialize().to_pybytes()
+        assert len(self._prefix) % 8 == 0
+
+    def batch(self, columns: Mapping[str, Any]) -> pa.RecordBatch:
+        """The columns as an Arrow record batch."""
+        arrays = [_to_arrow(columns[name], kind) for name, kind in self._fields]
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+    def encode(self, columns: Mapping[str, Any]) -> bytes:
+        """The record's value: schema message, batch message, end of stream."""
+        return b"".join((self._prefix, memoryview(self.batch(columns).serialize()), _EOS))
+
+    def decode(self, value: bytes | memoryview) -> dict[str, Any]:
+        """Columns by name. Raises MalformedRecordError."""
+        raw = np.frombuffer(bytearray(value), dtype=np.uint8)
+        skip = len(self._prefix)
+        own = raw[:skip].tobytes() == self._prefix
+        try:
+            buffer = pa.py_buffer(raw)
+            if own:
+                batch = pa.ipc.read_record_batch(buffer.slice(skip), self.schema)
+            else:
+                batch = pa.ipc.open_stream(buffer).read_next_batch()
+            batch.validate(full=True)
+        except (pa.ArrowException, StopIteration, OSError, ValueError) as error:
+            raise MalformedRecordError(f"not an Arrow IPC stream with a record batch: {error}") from error
+        return self.columns(batch, _Home(raw, buffer.address), named=not own)
+
+    def columns(self, batch: pa.RecordBatch, home: "_Home | None" = None, *, named: bool = True) -> dict[str, Any]:
+        """Numpy columns of a batch, views of `home` where the batch lies in it. Raises MalformedRecordError.
+
+        `named`: the batch has another writer's schema, so columns are found by name and checked.
+        """
+        return {
+            name: _from_arrow(_find(batch, name, kind) if named else batch.column(at), kind, home)
+            for at, (name, kind) in enumerate(self._fields)
+        }
+
+
+class _Home(NamedTuple):
+    """The private copy of a record, and its address."""
+
+    raw: U8
+    address: int
+
+
+def _find(batch: pa.RecordBatch, name: str, kind: pa.DataType) -> pa.Array:
+    at = batch.schema.get_field_index(name)
+    if at < 0:
+        raise MalformedRecordError(f"column {name} is missing; here are {', '.join(batch.schema.names)}")
+    column = batch.column(at)
+    if column.type != kind:
+        raise MalformedRecordError(f"column {name} is {column.type}, not {kind}")
+    return column
+
+
+def _to_arrow(column: Any, kind: pa.DataType) -> pa.Array:
+    if isinstance(column, Lists):
+        values = pa.array(column.values, type=kind.value_type)
+        return pa.ListArray.from_arrays(column.offsets.astype(np.int32), values, type=kind)
+    return pa.array(column, type=kind)
+
+
+_STRING = pa.string()
+
+
+def _from_arrow(column: pa.Array, kind: pa.DataType, home: _Home | None) -> Any:
+    if column.null_count:
+        raise MalformedRecordError("a column holds nulls")
+    if kind == _STRING:
+        return column.to_pylist()
+    if not isinstance(column, pa.ListArray):
+        return _fixed(column, home)
+    child = column.values
+    if child.null_count:
+        raise MalformedRecordError("a list holds nulls")
+    if len(column) == 0:
+        return Lists(np.zeros(1, dtype=np.int64), _fixed(child, home)[:0])
+    offsets = _view(column.buffers()[1], _INT32, column.offset, len(column) + 1, home)
+    start, end = int(offsets[0]), int(offsets[-1])
+    return Lists(offsets.astype(np.int64) - start, _fixed(child, home)[start:end])
+
+
+_INT32 = np.dtype(np.int32)
+_DTYPES: dict[Any, np.dtype[Any]] = {pa.int64(): np.dtype(np.int64), pa.int32(): _INT32, pa.uint8(): np.dtype(np.uint8)}
+
+
+def _fixed(column: pa.Array, home: _Home | None) -> NDArray[Any]:
+    return _view(column.buffers()[-1], _DTYPES[column.type], column.offset, len(column), home)
+
+
+def _view(buffer: pa.Buffer | None, dtype: np.dtype[Any], offset: int, n: int, home: _Home | None) -> NDArray[Any]:
+    """n values of an Arrow buffer: a writable view where it lies aligned in `home`, else a copy."""
+    if n == 0 or buffer is None:
+        return np.zeros(n, dtype=dtype)
+    size = dtype.itemsize
+    if home is not None:
+        at = buffer.address - home.address + offset * size
+        if at >= 0 and at + n * size <= len(home.raw) and (home.address + at) % size == 0:
+            return home.raw[at : at + n * size].view(dtype)
+    return np.frombuffer(buffer, dtype=dtype, count=n, offset=offset * size).copy()

@@ -1,0 +1,170 @@
+"""Examples: an impression once, with its shown items and their labels as lists, and the records of `examples`.
+
+A record holds impressions of one close tick and one partition; its meta says how far the join has come, so that the
+joiner needs no other commit and readers can tell a repeat (sequence number they have) from a gap. A record without
+impressions is a marker: "closed through tick t".
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from stream.columns import I64, Codec, Lists, MalformedRecordError
+
+SCHEMA_VERSION = 1
+MARKER_OFFSET = 2**63 - 1  # the last-key offset of a marker: after every impression of its tick
+
+
+class DropReason(StrEnum):
+    """Why an event became no part of an example. Every event ends in one of these or in an example."""
+
+    FUTURE = "future"
+    LATE_IMPRESSION = "late_impression"
+    DUPLICATE_IMPRESSION = "duplicate_impression"
+    LATE = "late"
+    ORPHAN = "orphan"
+    DUPLICATE_ENGAGEMENT = "duplicate_engagement"
+    UNKNOWN_ITEM = "unknown_item"
+    MALFORMED = "malformed"
+
+
+class ExampleMeta(msgspec.Struct, frozen=True, kw_only=True):
+    """Meta of a record of `examples`. Positions are of `events`, (offset, row); unknown fields are ignored."""
+
+    v: int = SCHEMA_VERSION
+    partition: int
+    seq: int  # 0, 1, 2 …
+    tick: int  # close tick of the impressions; of a marker, the tick it closes
+    closed_through: int  # every tick up to this one is complete in this partition, this record included
+    read_offset: int  # R: the next row to read
+    read_row: int
+    last_tick: int  # last output key
+    last_offset: int
+    last_row: int
+    low_offset: int  # L: where a rebuild starts, and the watermark before that row
+    low_row: int
+    low_watermark_ms: int
+    watermark_ms: int  # W after R
+    counts: dict[str, int]  # since the start of the partition
+    end: bool = False  # the last record of a replay in this partition
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleColumns:
+    """n impressions with their labels."""
+
+    impression: I64
+    user: I64
+    shown_ms: I64
+    offset: I64  # input position
+    row: NDArray[np.int32]
+    first_engaged_ms: I64  # `ingested_ms` of the first engagement that joined, -1 without one
+    history: Lists  # int64
+    items: Lists  # int64, in shown order: index = position
+    labels: Lists  # uint8, aligned with items: bit 1 << ActionKind
+
+    def __len__(self) -> int:
+        return len(self.impression)
+
+    @property
+    def clicks(self) -> NDArray[np.uint8]:
+        """1 where a shown item was clicked, flat over all shown items (len(items.values),)."""
+        bits: NDArray[np.uint8] = self.labels.values & np.uint8(1)
+        return bits
+
+    def slice(self, lo: int, hi: int) -> "ExampleColumns":
+        """Impressions lo:hi, as views."""
+        return ExampleColumns(*(_slice(getattr(self, f.name), lo, hi) for f in fields(self)))
+
+    def take(self, rows: I64) -> "ExampleColumns":
+        """The given impressions, in that order; labels share the items' offsets."""
+        return ExampleColumns(*(_take(getattr(self, f.name), rows) for f in fields(self)))
+
+    def order(self) -> I64:
+        """Rows sorted by (shown, impression id, position); positions tell only repeats of an id apart."""
+        return np.lexsort((self.row, self.offset, self.impression, self.shown_ms))
+
+    @classmethod
+    def concat(cls, parts: Sequence["ExampleColumns"]) -> "ExampleColumns":
+        """All impressions of all parts, in order."""
+        if not parts:
+            return EMPTY
+        if len(parts) == 1:
+            return parts[0]
+        return cls(*(_concat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+
+
+def _empty() -> ExampleColumns:
+    none = np.empty(0, dtype=np.int64)
+    rows = np.empty(0, dtype=np.int32)
+    return ExampleColumns(none, none, none, none, rows, none, Lists.empty(0), Lists.empty(0), Lists.empty(0, np.uint8))
+
+
+EMPTY = _empty()
+_INT, _INTS = pa.int64(), pa.list_(pa.int64())
+EXAMPLE_CODEC = Codec(
+    {
+        "impression": _INT,
+        "user": _INT,
+        "shown_ms": _INT,
+        "offset": _INT,
+        "row": pa.int32(),
+        "first_engaged_ms": _INT,
+        "history": _INTS,
+        "items": _INTS,
+        "labels": pa.list_(pa.uint8()),
+    }
+)
+
+
+def example_columns(examples: ExampleColumns) -> dict[str, Any]:
+    """Columns by name, as the codec and the archive take them."""
+    return {f.name: getattr(examples, f.name) for f in fields(examples)}
+
+
+def encode_examples(examples: ExampleColumns) -> bytes:
+    """The value of an `examples` record."""
+    return EXAMPLE_CODEC.encode(example_columns(examples))
+
+
+def decode_examples(value: bytes | memoryview) -> ExampleColumns:
+    """Impressions of an `examples` record. Raises MalformedRecordError."""
+    examples = ExampleColumns(**EXAMPLE_CODEC.decode(value))
+    if not np.array_equal(examples.items.offsets, examples.labels.offsets):
+        raise MalformedRecordError("labels do not align with the shown items")
+    return examples
+
+
+_META_ENCODER = msgspec.msgpack.Encoder()
+_META_DECODER = msgspec.msgpack.Decoder(ExampleMeta)
+
+
+def encode_example_meta(meta: ExampleMeta) -> bytes:
+    """Meta as msgpack."""
+    return _META_ENCODER.encode(meta)
+
+
+def decode_example_meta(meta: bytes) -> ExampleMeta:
+    """Meta of an `examples` record. Raises MalformedRecordError."""
+    try:
+        return _META_DECODER.decode(meta)
+    except msgspec.DecodeError as error:
+        raise MalformedRecordError(f"meta of an examples record: {error}") from error
+
+
+def _slice(column: Any, lo: int, hi: int) -> Any:
+    return column.slice(lo, hi) if isinstance(column, Lists) else column[lo:hi]
+
+
+def _take(column: Any, rows: I64) -> Any:
+    return column.take(rows) if isinstance(column, Lists) else column[rows]
+
+
+def _concat(parts: list[Any]) -> Any:
+    return Lists.concat(parts) if isinstance(parts[0], Lists) else np.concatenate(parts)
