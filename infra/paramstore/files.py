@@ -1,0 +1,64 @@
+"""Small durable files: written beside, fsynced, renamed, and the folder fsynced. Whole or absent, never torn."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from infra.errors import RetryableError
+
+
+def fsync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a file and fsync it; its folder is the caller's."""
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_durably(path: Path, data: bytes) -> None:
+    """Replace a small file in one step: readers see the old or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    with retryable(f"{path} was not written"):
+        try:
+            write_durably(fresh, data)
+            os.replace(fresh, path)
+            fsync_folder(path.parent)
+        finally:
+            fresh.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(final: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `final` when the block ends, and vanishes when it raises."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    draft = final.with_name(f".{final.name}.{os.getpid()}")
+    with retryable(f"{final} was not written; what was there stays"):
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        try:
+            yield draft
+            fsync_folder(draft)
+            os.rename(draft, final)
+            fsync_folder(final.parent)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def retryable(what: str) -> Iterator[None]:
+    """The disk's errors as RetryableError: nothing was lost, free space or mend the disk, then try again."""
+    try:
+        yield
+    except OSError as error:
+        raise RetryableError(f"{what}: {error}; free space or mend the disk, then try again", after_s=5.0) from error
