@@ -1,0 +1,47 @@
+"""Retention: drops whole segments from the old end of a partition.
+
+Oldest first, one at a time, so that a crash in between leaves a shorter log and never a hole. The newest segment
+stays: it holds the next offset.
+"""
+
+from itertools import pairwise
+
+from infra.eventlog import frames
+from infra.eventlog.cursor import READ_BYTES
+from infra.eventlog.frames import SEGMENT_HEADER_BYTES, FrameError
+from infra.eventlog.partition import Partition
+
+
+def drop_segments(partition: Partition, upto: int, before_ms: int) -> int:
+    """Drop leading segments that end at or before offset `upto` and hold nothing as new as `before_ms`; how many."""
+    bases = partition.segments()
+    dropped = 0
+    for base, end in pairwise(bases):
+        if end > upto or _newest_ms(partition, base, end) >= before_ms:
+            break
+        partition.fs.unlink(partition.segment_path(base))
+        partition.fs.sync_folder(partition.path)
+        dropped += 1
+    return dropped
+
+
+def _newest_ms(partition: Partition, base: int, end: int) -> int:
+    """The largest timestamp of a segment; read from frame headers alone."""
+    fs, path = partition.fs, partition.segment_path(base)
+    fd = fs.open(path)
+    newest, offset, position = -(1 << 63), base, SEGMENT_HEADER_BYTES
+    try:
+        while offset < end:
+            data = fs.pread(fd, READ_BYTES, position)
+            at = 0
+            while offset < end and (at == 0 or at + frames.FRAME_HEADER_BYTES <= len(data)):
+                size, timestamp_ms = frames.peek(data, at, offset)
+                newest = max(newest, timestamp_ms)
+                at += size
+                offset += 1
+            position += at
+    except FrameError as error:
+        raise partition.corrupt(path, error) from error
+    finally:
+        fs.close(fd)
+    return newest
