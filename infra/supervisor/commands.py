@@ -1,5 +1,6 @@
 """`ouzel run`, `ouzel demo`, `ouzel up`, `ouzel verify`: whole runs, from the command line."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,33 @@ def demo(
     console.print(f"[bold]2[/]  starting {names} over {out}")
     _watch(folder, console)
     console.print(_next_steps(folder), highlight=False)
+
+
+def verify(
+    run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the scratch folder of the derivation.")] = False,
+) -> None:
+    """Derive a run's examples and parameters again from its logs, and compare digests; exit 1 where they differ."""
+    from infra.supervisor.verify import scratch_folder, verify_run, what_was_checked
+
+    console = Console()
+    scratch = scratch_folder(run)
+    try:
+        verdict = verify_run(RunFolder(run), scratch, console)
+    finally:
+        if not keep and scratch.path.exists():
+            shutil.rmtree(scratch.path)
+    console.print(f"events → examples   {_equal(verdict.examples_equal)}")
+    console.print(f"examples → versions {_equal(verdict.versions_equal)}")
+    console.print(f"digest {verdict.digest}", highlight=False)
+    if not verdict.versions_equal:
+        console.print(f"derived {verdict.derived}", highlight=False)
+    console.print(f"checked {what_was_checked()}, in {verdict.seconds:.1f} s", highlight=False)
+    raise typer.Exit(0 if verdict.equal else 1)
+
+
+def _equal(equal: bool) -> str:
+    return "[green]equal[/]" if equal else "[red]different[/]"
 
 
 def _watch(folder: RunFolder, console: Console) -> None:
