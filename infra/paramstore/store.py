@@ -145,7 +145,8 @@ class ParamStore:
                 f"snapshot {version.meta.snapshot} is not the one that version {version.meta.generation}."
                 f"{version.meta.tick} opened with; restore it, or derive the versions again from the examples"
             )
-        return fold(snapshot.tensors, [version.tensors()])
+        rows = version.tensors()
+        return fold(snapshot.tensors, [rows] if rows else [])
 
     def deltas(self, since: State | None, *, through: VersionId | None = None) -> Iterator[Version]:
         """Versions after `since`, in order, each judged by the chain; up to and including `through`.
