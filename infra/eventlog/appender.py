@@ -70,9 +70,11 @@ class Appender:
         """The tail that the segments bear out; cheap where nobody else wrote."""
         tail = self._tail
         fs, highwater = self._partition.fs, self._partition.highwater
-        if tail is not None and tail == highwater.tail() and self._base == tail.base and fs.size(self._fd) == tail.end:
-            return tail
-        return self._partition.recover()
+        if tail is None or tail != highwater.tail() or self._base != tail.base or fs.size(self._fd) != tail.end:
+            return self._partition.recover()
+        if fs.exists(self._partition.segment_path(tail.next_offset)):
+            return self._partition.recover()  # a writer died while it made the next segment
+        return tail
 
     def _is_full(self, tail: Tail, record: Record) -> bool:
         return tail.end > SEGMENT_HEADER_BYTES and tail.end + _size(record) > self._segment_bytes

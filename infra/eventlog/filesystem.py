@@ -36,6 +36,9 @@ class FileSystem:
     def size(self, fd: int) -> int:
         return os.fstat(fd).st_size
 
+    def exists(self, path: str) -> bool:
+        return os.path.exists(path)
+
     def list(self, path: str) -> list[str]:
         return os.listdir(path)
 

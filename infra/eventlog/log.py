@@ -1,16 +1,20 @@
 """The embedded event log: folders and files on one machine, shared by any number of processes.
 
-ROOT/lock                                    held while topics are made, readers registered, segments dropped
-ROOT/<topic>/topic.json                      {"version": 1, "partitions": P}; there once the topic is whole
-ROOT/<topic>/<partition>/<first offset>.log  segments, `frames`
-ROOT/<topic>/<partition>/highwater           `marks`; its lock is held by whoever flushes
-ROOT/<topic>/readers/<name>                  `positions`
+    ROOT/lock                                    held while topics are made, readers registered, segments dropped
+    ROOT/<topic>/topic.json                      {"version": 1, "partitions": P}; there once the topic is whole
+    ROOT/<topic>/<partition>/<first offset>.log  segments, `frames`
+    ROOT/<topic>/<partition>/highwater           `marks`; its lock is held by whoever flushes
+    ROOT/<topic>/readers/<name>                  `positions`
+
+A log, its writers and its readers belong to one process: open another after a fork (a lock would be shared). A writer
+or a reader belongs to one thread; several threads may share the log that they come from.
 """
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TypeVar
 
@@ -22,7 +26,7 @@ from infra.eventlog.base import Record
 from infra.eventlog.cursor import Cursor, last_record
 from infra.eventlog.filesystem import FileSystem, write_new_file
 from infra.eventlog.partition import LOCK_WAIT_S, Partition, create_partition
-from infra.eventlog.positions import Positions, create_positions
+from infra.eventlog.positions import Positions, create_positions, forget_positions
 from infra.eventlog.reader import EmbeddedReader
 from infra.eventlog.retention import drop_segments
 from infra.eventlog.writer import EmbeddedWriter
@@ -47,8 +51,14 @@ class EmbeddedLog:
         self._topics: dict[str, _Topic] = {}
         self._views: dict[tuple[str, int], Partition] = {}
         self._reader_files: dict[tuple[str, str], Positions] = {}
-        self._closing: list[Callable[[], None]] = []
-        self._guard(f"{root}: opening the log", lambda: self._fs.make_folder(root))
+        self._writers: list[EmbeddedWriter] = []
+        self._readers: list[EmbeddedReader] = []
+        self._guard(f"{root}: opening the log", self._make_root)
+
+    def _make_root(self) -> None:
+        if not self._fs.exists(self._root):
+            self._fs.make_folder(self._root)
+            self._fs.sync_folder(os.path.dirname(os.path.abspath(self._root)))
 
     def create_topic(self, topic: str, partitions: int) -> None:
         _check_name("topic", topic)
@@ -72,6 +82,7 @@ class EmbeddedLog:
             for number in range(partitions):
                 create_partition(self._fs, f"{folder}/{number}")
             self._fs.sync_folder(self._root)
+            self._fs.sync_folder(folder)  # topic.json says that the rest is there
             write_new_file(self._fs, folder, "topic.json", msgspec.json.encode(_Topic(1, partitions)))
 
     def partitions(self, topic: str) -> int:
@@ -96,7 +107,7 @@ class EmbeddedLog:
         writer = EmbeddedWriter(
             opened, segment_bytes=config.segment_bytes, flush_bytes=config.flush_bytes, flush_s=config.flush_s
         )
-        self._closing.append(writer.abandon)
+        self._writers = [*(w for w in self._writers if not w.closed), writer]
         return writer
 
     def reader(self, topic: str, name: str, partitions: Sequence[int] | None = None) -> EmbeddedReader:
@@ -114,7 +125,7 @@ class EmbeddedLog:
                 return EmbeddedReader({number: self._open(topic, number) for number in numbers}, positions)
 
         reader = self._guard(f"{self._root}/{topic}: registering reader {name}", register)
-        self._closing.append(reader.close)
+        self._readers = [*(r for r in self._readers if not r.closed), reader]
         return reader
 
     def start_offset(self, topic: str, partition: int) -> int:
@@ -148,10 +159,12 @@ class EmbeddedLog:
         return lags
 
     def forget_reader(self, topic: str, name: str) -> None:
-        if name not in self._reader_names(topic):
-            return
-        self._fs.unlink(f"{self._root}/{topic}/readers/{name}")
-        self._fs.sync_folder(f"{self._root}/{topic}/readers")
+        def forget() -> None:
+            with self._locked():
+                if name in self._reader_names(topic):
+                    forget_positions(self._fs, f"{self._root}/{topic}/readers", name)
+
+        self._guard(f"{self._root}/{topic}: forgetting reader {name}", forget)
 
     def retain(self, topic: str, *, before_ms: int) -> int:
         dropped = 0
@@ -165,13 +178,15 @@ class EmbeddedLog:
         return dropped
 
     def close(self) -> None:
-        for close in (
-            *self._closing,
-            *(view.close for view in self._views.values()),
-            *(positions.close for positions in self._reader_files.values()),
-        ):
-            close()
-        self._closing, self._views, self._reader_files = [], {}, {}
+        for writer in self._writers:
+            writer.abandon()
+        for reader in self._readers:
+            reader.close()
+        for view in self._views.values():
+            view.close()
+        for positions in self._reader_files.values():
+            positions.close()
+        self._writers, self._readers, self._views, self._reader_files = [], [], {}, {}
 
     def _view(self, topic: str, number: int) -> Partition:
         """The partition as this log itself reads it: opened once."""
@@ -194,15 +209,17 @@ class EmbeddedLog:
         return {name for name in self._fs.list(f"{self._root}/{topic}/readers") if not name.startswith(".")}
 
     def _positions(self, topic: str) -> dict[str, Positions]:
-        """The position files of every registered reader, kept open."""
+        """The position files of every registered reader, kept open; a forgotten one may go at any moment."""
         names = self._reader_names(topic)
-        for key in [key for key in self._reader_files if key[0] == topic and key[1] not in names]:
-            self._reader_files.pop(key).close()
+        for key, file in list(self._reader_files.items()):
+            if key[0] == topic and (file.forgotten or key[1] not in names):
+                self._reader_files.pop(key).close()
         for name in names:
             if (topic, name) not in self._reader_files:
                 path = f"{self._root}/{topic}/readers/{name}"
-                self._reader_files[topic, name] = Positions(self._fs, path, self.partitions(topic))
-        return {name: self._reader_files[topic, name] for name in sorted(names)}
+                with suppress(FileNotFoundError):
+                    self._reader_files[topic, name] = Positions(self._fs, path, self.partitions(topic))
+        return {n: self._reader_files[topic, n] for n in sorted(names) if (topic, n) in self._reader_files}
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

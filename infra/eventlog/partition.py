@@ -43,12 +43,15 @@ class Partition:
         create_partition(fs, path)
         self._lock_fd = fs.open(f"{path}/highwater", write=True)
         self.highwater = HighWater(fs.map(self._lock_fd, HIGHWATER_BYTES), f"{path}/highwater")
-        # Whoever holds the lock is a live writer: it has repaired the partition already.
-        if fs.try_lock(self._lock_fd):
-            try:
+        self._closed = False
+        try:
+            # Whoever holds the lock is a live writer: it has repaired the partition already.
+            if fs.try_lock(self._lock_fd):
                 self.recover()
-            finally:
                 self.unlock()
+        except BaseException:
+            self.close()
+            raise
 
     def lock(self) -> None:
         """Take the partition's lock. RetryableError where another process holds it for too long."""
@@ -94,8 +97,8 @@ class Partition:
         if found.next_offset < floor:
             raise CorruptStateError(
                 f"{self.path}: the log ends at offset {found.next_offset}, but {floor} had been made durable: "
-                "the disk lost acknowledged records; restore the folder from a copy, or delete its `highwater` to go on "
-                "without them"
+                "the disk lost acknowledged records; restore the folder from a copy, or delete its `highwater` to go "
+                "on without them"
             )
         if found != tail or self.highwater.stored_offset() != found.next_offset:
             self.fs.sync_folder(self.path)
@@ -183,5 +186,8 @@ class Partition:
         )
 
     def close(self) -> None:
-        self.highwater.close()
-        self.fs.close(self._lock_fd)
+        """Let go of the files, and with them of the lock."""
+        if not self._closed:
+            self._closed = True
+            self.highwater.close()
+            self.fs.close(self._lock_fd)

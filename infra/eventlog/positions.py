@@ -36,6 +36,18 @@ def create_positions(fs: FileSystem, folder: str, name: str, partitions: int) ->
     write_new_file(fs, folder, name, head.ljust(positions_bytes(partitions), b"\0"))
 
 
+def forget_positions(fs: FileSystem, folder: str, name: str) -> None:
+    """Remove the file of a reader; whoever has it mapped sees its empty header."""
+    path = f"{folder}/{name}"
+    fd = fs.open(path, write=True)
+    try:
+        fs.unlink(path)
+        fs.sync_folder(folder)
+        fs.pwrite(fd, bytes(_HEAD.size), 0)
+    finally:
+        fs.close(fd)
+
+
 class Positions:
     """The open file of one reader."""
 
@@ -55,6 +67,11 @@ class Positions:
             raise self._damaged("its header is wrong")
         self._bytes = memoryview(self._map)
         self._words = self._bytes[_HEADER_BYTES:].cast("Q")
+
+    @property
+    def forgotten(self) -> bool:
+        """Whether the reader was removed since the file was opened."""
+        return self._bytes[0] == 0
 
     def read_position(self, partition: int) -> int | None:
         """The next offset that the reader will read; None where it does not read this partition."""

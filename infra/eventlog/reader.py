@@ -16,17 +16,25 @@ class EmbeddedReader:
     """See `base.Reader`."""
 
     def __init__(self, partitions: Mapping[int, Partition], positions: Positions) -> None:
+        self.closed = False
         self._partitions = dict(partitions)
         self._positions = positions
         self._cursors: dict[int, Cursor] = {}
         for number, partition in self._partitions.items():
             committed = positions.committed(number)
             offset = partition.start_offset() if committed is None else committed
+            if offset > partition.highwater.next_offset():
+                raise CorruptStateError(
+                    f"{partition.path}: the reader has committed offset {offset}, but the log ends at "
+                    f"{partition.highwater.next_offset()}: it was replaced; forget the reader, or restore the log"
+                )
             self._cursors[number] = Cursor(partition, number, offset)
             positions.set_read(number, offset)
         self._turn = list(self._cursors.values())
 
     def poll(self, max_records: int = 256, timeout_s: float = 0.0) -> list[tuple[int, Record]]:
+        if self.closed:
+            raise ValueError("the reader is closed")
         out = self._poll_now(max_records)
         if out or timeout_s <= 0:
             return out
@@ -86,6 +94,9 @@ class EmbeddedReader:
             raise ValueError(f"offset {offset} of partition {partition}; the log holds {start} to {end}")
 
     def close(self) -> None:
+        self.closed = True
         for cursor in self._cursors.values():
             cursor.close()
+        for partition in self._partitions.values():
+            partition.close()
         self._positions.close()

@@ -20,7 +20,7 @@ class EmbeddedWriter:
         self._flush_bytes = flush_bytes
         self._flush_s = flush_s
         self._oldest_s = 0.0
-        self._closed = False
+        self.closed = False
 
     @property
     def pending_bytes(self) -> int:
@@ -37,7 +37,7 @@ class EmbeddedWriter:
     ) -> None:
         value = bytes(value)
         size = frame_bytes(len(value), len(key), len(meta))
-        if self._closed:
+        if self.closed:
             raise ValueError("the writer is closed")
         if not 0 <= partition < len(self._pending):
             raise ValueError(f"partition {partition} of a topic with {len(self._pending)}")
@@ -69,13 +69,13 @@ class EmbeddedWriter:
         return True
 
     def close(self) -> None:
-        if not self._closed:
+        if not self.closed:
             self.flush()
             self.abandon()
 
     def abandon(self) -> None:
         """Let go of the files; what is buffered is dropped."""
-        if not self._closed:
-            self._closed = True
+        if not self.closed:
+            self.closed = True
             for appender in self._appenders:
                 appender.close()
