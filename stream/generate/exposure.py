@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stream.generate.world import BIN_S, World
 
-FAINT = 0.004  # an item whose life curve is below this share of its peak is no longer shown
+FAINT = 0.12  # an item whose life curve is below this share of its peak is no longer shown
 
 
 @dataclass(frozen=True, slots=True)

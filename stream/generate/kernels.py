@@ -169,7 +169,7 @@ def draw_histories(seed, lengths, offsets, topics, interest, pools, pool_starts,
         counter = 0
         for j in range(offsets[u], offsets[u + 1]):
             item = 0
-            for _ in range(24):
+            for _ in range(40):
                 if uniform(key, counter) < 0.6:
                     t = topics[u, 1 if uniform(key, counter + 1) < 0.5 else 0]
                 else:
@@ -183,7 +183,7 @@ def draw_histories(seed, lengths, offsets, topics, interest, pools, pool_starts,
                 dot = 0.0
                 for d in range(vector.shape[1]):
                     dot += interest[u, d] * vector[item, d]
-                if uniform(key, counter - 1) < 1.0 / (1.0 + math.exp(1.5 - 4.0 * dot)):
+                if uniform(key, counter - 1) < math.exp(min(7.0 * (dot - 0.75), 0.0)):
                     break
             out[j] = item
     return out

@@ -57,7 +57,7 @@ SCALES = {
 class Parameters:
     """How the world behaves. Logits are natural; times in seconds unless the name says otherwise."""
 
-    dims: int = 10  # dimension of the latent interest space
+    dims: int = 8  # dimension of the latent interest space
     styles: int = 4  # dimension of the latent style space (tone, length, pictures, …)
     click_rate: float = 0.0405  # the intercept is solved for this
     candidates_mean: float = 37.2  # exponential, 2 to 299
@@ -68,11 +68,11 @@ class Parameters:
     # What an item is.
     vector_noise: float = 0.75  # how far an item strays from its topic, relative to the topic's unit vector
     quality_sigma: float = 0.36  # latent quality, logits
-    exposure_sigma: float = 1.75  # log of how often it is shown
+    exposure_sigma: float = 1.9  # log of how often it is shown
     exposure_quality: float = 0.5  # editors see some of the quality
     rise_s: float = 1_500.0  # time constant of the first rise
-    life_median_s: float = 12 * 3_600.0  # half-life of attention
-    life_sigma: float = 0.9
+    life_median_s: float = 14 * 3_600.0  # half-life of attention
+    life_sigma: float = 0.7
     second_burst: float = 0.3  # share of items that come back once
     stale: float = 0.22  # logits lost per doubling of age beyond the half-life scale
     fresh: float = 0.35  # logits of a burst's peak
@@ -85,19 +85,19 @@ class Parameters:
     style_affinity: float = 0.16
     temperature_sigma: float = 0.3  # log of a user's own factor on affinity
     user_bias_sigma: float = 0.5
-    community_weight: float = 0.55
-    own_weight: float = 0.75
-    own_noise: float = 0.25
-    shift: float = 0.35  # share of users whose own interest jumps once in the window
+    community_weight: float = 0.65
+    own_weight: float = 0.65
+    own_noise: float = 0.1
+    shift: float = 0.25  # share of users whose own interest jumps once in the window
     activity_sigma: float = 1.0  # log of a user's share of rows
     personal: float = 0.25  # share of candidates drawn from the user's own topics
 
     # What moves.
-    community_drift: float = 0.16  # standard deviation per dimension of a community's wandering interest
+    community_drift: float = 0.12  # standard deviation per dimension of a community's wandering interest
     community_drift_h: float = 20.0
     community_daypart: float = 0.25
     community_jumps_per_day: float = 0.8
-    community_jump: float = 0.7
+    community_jump: float = 0.6
     community_jump_half_life_h: float = 20.0
     fashion_sigma: float = 0.2  # logits by which a topic's appeal to everybody wanders
     fashion_h: float = 12.0

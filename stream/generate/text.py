@@ -39,10 +39,10 @@ _ONSETS = (
 )
 _VOWELS = ("a", "e", "i", "o", "u", "ai", "ea", "ou")
 _ENDS = ("", "n", "r", "s", "t", "l", "ck", "nd")
-_COMMON = (
+_COMMON = tuple(
     "the to of in a for and on is with at from after his her as how by this that you what are be it your will new "
-    "who why not can he she they their has says over top best man woman day year home first two up out about more"
-).split()
+    "who why not can he she they their has says over top best man woman day year home first two up out about more".split()  # noqa: SIM905
+)
 _STYLE_WORDS = 40  # words each style pole owns
 ZIPF = 1.05
 
@@ -51,17 +51,10 @@ def vocabulary(n: int, rng: np.random.Generator) -> list[str]:
     """n distinct words; the first are English function words."""
     words = dict.fromkeys(_COMMON[:n])
     while len(words) < n:
-        parts = rng.integers(0, [len(_ONSETS), len(_VOWELS), len(_ENDS)], (n, 3, 3))
-        syllables = rng.integers(1, 4, n)
-        for row, count in zip(parts.tolist(), syllables.tolist(), strict=True):
-            words[
-                "".join(
-                    _ONSETS[a] + _VOWELS[b] + (_ENDS[c] if k == count - 1 else "")
-                    for k, (a, b, c) in enumerate(row[:count])
-                )
-            ] = None
-            if len(words) == n:
-                break
+        parts = rng.integers(0, [len(_ONSETS), len(_VOWELS), len(_ENDS)], (n - len(words), 3, 3)).tolist()
+        for syllables, row in zip(rng.integers(1, 4, len(parts)).tolist(), parts, strict=True):
+            body = "".join([_ONSETS[a] + _VOWELS[b] for a, b, _ in row[:syllables]])
+            words[body + _ENDS[row[0][2]]] = None
     return list(words)
 
 
