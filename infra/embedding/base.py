@@ -5,8 +5,8 @@ One table per slot: 64-bit keys, one row per key, never shared. A row is a vecto
 
 1. A lookup never inserts.
 2. For any sequence of calls the table agrees with a dict; no two keys share a row.
-3. A row keeps its number until it is removed, and the slabs never move: a view of them stays good while the table grows.
-4. A new row is a function of (seed, slot, key) alone: a key that was evicted and returns, a replica and a replay agree.
+3. A row keeps its number until it is removed, and the slabs never move: a view of them stays good while it grows.
+4. A new row is a function of (seed, slot, key) alone: a key that was evicted and returns, a replica, a replay agree.
 5. Where a row lies never reaches the outside: exports are sorted by key, digests are taken over exports. Row numbers
    are handles for this process; nothing may be ordered, cut or hashed by them.
 
@@ -62,7 +62,8 @@ class Table(Protocol):
     def assign(self, keys: NDArray[np.int64], tick: int) -> NDArray[np.int32]:
         """Row of each key, made where it was absent: initial vector, `state_init`. Equal keys share one row.
 
-        `last_seen` becomes the greater of itself and `tick`. Raises ConfigError when the table is full.
+        `last_seen` becomes the greater of itself and `tick`. Raises ConfigError at the first key for which no row is
+        left; those before it are in.
         """
 
     def gather(self, rows: NDArray[np.int32], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:

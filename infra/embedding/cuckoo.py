@@ -1,110 +1,24 @@
 """The collisionless table: a cuckoo index over stable rows in slabs that never move (see `base` for its laws).
 
 The index may be thrown away and hashed anew at any time; rows, once given, stay. So growth moves 12 bytes a key and no
-vector. Layout and hashing are in `index`, reserved memory in `slab`, initial vectors in `initial`.
+vector. Layout and hashing are in `buckets`, reserved memory in `slab`, initial vectors in `initial`.
 """
-
-import hashlib
 
 import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
-from infra.embedding import index as ix
+from infra.embedding import buckets as bk
 from infra.embedding.base import Rows, as_keys, as_rows
 from infra.embedding.gather import gather_rows
+from infra.embedding.index import CuckooIndex
 from infra.embedding.initial import stream_base, write_initial
+from infra.embedding.machine import Int
 from infra.embedding.slab import MAX_ROWS, Heap, reserve
 from infra.errors import ConfigError
 
 _FULL = -1
-
-
-class CuckooIndex:
-    """One index: `words`, `cells` (one memory) and `head` = [buckets − 1, seed, odd multiplier, keys, times hashed]."""
-
-    __slots__ = ("_name", "cells", "head", "words")
-
-    def __init__(self, name: str, capacity_hint: int = 0) -> None:
-        self._name = name
-        self.head = np.zeros(5, np.int64)
-        need = max(2, int(capacity_hint / (ix.MAX_LOAD * ix.WAYS)) + 1)
-        self._allocate(1 << (need - 1).bit_length())
-
-    def __len__(self) -> int:
-        return int(self.head[3])
-
-    @property
-    def places(self) -> int:
-        """Keys that would fit if all places were used."""
-        return (int(self.head[0]) + 1) * ix.WAYS
-
-    def _allocate(self, buckets: int) -> None:
-        raw = np.zeros(buckets * 8 + 8, np.int64)
-        skip = (-raw.ctypes.data // 8) % 8  # a bucket is one cache line only if it starts on one
-        self.words: NDArray[np.int64] = raw[skip : skip + buckets * 8]
-        self.cells: NDArray[np.int32] = self.words.view(np.int32)
-        times = int(self.head[4]) + 1
-        seeds = hashlib.blake2b(f"index/{self._name}/{times}".encode(), digest_size=16).digest()
-        self.head[:] = (
-            buckets - 1,
-            int.from_bytes(seeds[:8], "little", signed=True),
-            int.from_bytes(seeds[8:], "little", signed=True) | 1,
-            0,
-            times,
-        )
-
-    def find(self, keys: NDArray[np.int64]) -> NDArray[np.int32]:
-        rows = np.empty(len(keys), np.int32)
-        ix.find_rows(self.words, self.cells, self.head, keys, rows)
-        return rows
-
-    def set(self, keys: NDArray[np.int64], rows: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Map keys to rows, in order; the rows they had before, -1 where none."""
-        old = np.empty(len(keys), np.int32)
-        done = 0
-        while (done := ix.set_rows(self.words, self.cells, self.head, keys, rows, old, done)) < len(keys):
-            self.grow()
-        return old
-
-    def drop(self, keys: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Forget keys; the rows of those that were present."""
-        old = np.empty(len(keys), np.int32)
-        return old[: ix.drop_rows(self.words, self.cells, self.head, keys, old)]
-
-    def items(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """All keys, sorted, and their rows."""
-        keys, rows = self._items()
-        order = np.argsort(keys)
-        return keys[order], rows[order]
-
-    def _items(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        keys, rows = np.empty(len(self), np.int64), np.empty(len(self), np.int32)
-        ix.list_rows(self.words, self.cells, keys, rows)
-        return keys, rows
-
-    def grow(self) -> None:
-        """Make room for one more key at least: twice the buckets, or new seeds where few keys collide much."""
-        keys, rows = self._items()
-        old = np.empty(len(keys), np.int32)
-        buckets = int(self.head[0]) + 1
-        crafted = len(keys) < ix.MIN_RESEED_LOAD * buckets * ix.WAYS
-        for attempt in range(64):
-            if not crafted or attempt >= ix.MAX_RESEEDS:
-                buckets *= 2
-            self._allocate(buckets)
-            if ix.set_rows(self.words, self.cells, self.head, keys, rows, old, 0) == len(keys):
-                return
-        raise AssertionError("64 seeds and doublings did not place the keys")
-
-    def copy(self) -> "CuckooIndex":
-        twin = CuckooIndex(self._name)
-        twin.head[:] = self.head
-        twin.head[4] -= 1
-        twin._allocate(int(self.head[0]) + 1)
-        twin.words[:] = self.words
-        twin.head[:] = self.head
-        return twin
+_U = np.uint64
 
 
 @njit(cache=True, nogil=True)
@@ -119,37 +33,40 @@ def _assign(
     last_seen: NDArray[np.int32],
     keys: NDArray[np.int64],
     rows: NDArray[np.int32],
-    start: int,
+    start: Int,
     tick: int,
     base: int,
     unit: float,
     state_init: float,
-) -> int:
-    """Look up or insert keys[start:]; the first i that needs a larger index, n when done, -1 when the slabs are full."""
-    for i in range(start, len(keys)):
-        ix._ahead(words, head, keys, i + ix.AHEAD)
-        key = keys[i]
-        c = ix._cell(words, cells, head, key)
-        if c >= 0:
-            row = np.int64(cells[c]) - 1
-            rows[i] = row
-            last_seen[row] = max(last_seen[row], np.int32(tick))
-            continue
-        reused = heap[1] > 0
-        row = np.int64(free[heap[1] - 1]) if reused else heap[0]
-        if row >= len(free):
-            return _FULL
-        if ix._crowded(words, head) or not ix._insert(words, cells, head, key, row):
-            return i
-        if reused:
-            heap[1] -= 1
-        else:
-            heap[0] += 1
-        rows[i] = row
-        last_seen[row] = tick
-        write_initial(base, key, unit, values, row)
-        for j in range(state.shape[1]):
-            state[row, j] = state_init
+) -> Int:
+    """Look up or insert keys[start:]; n when done, the first i that needs a larger index, -1 when no row is left."""
+    near, far = bk.block()
+    lo = start
+    while lo < len(keys):
+        hi = bk.approach(words, head, keys, lo, near, far)
+        for i in range(lo, hi):
+            a, b, key = near[_U(i - lo)], far[_U(i - lo)], keys[_U(i)]
+            spot = bk.locate(words, cells, a, b, key)
+            if spot >= 0:
+                row = np.int64(cells[bk.cell_of(spot)]) - 1
+                rows[_U(i)] = row
+                last_seen[_U(row)] = max(last_seen[_U(row)], np.int32(tick))
+                continue
+            reused = heap[1] > 0
+            row = np.int64(free[_U(heap[1] - 1)]) if reused else heap[0]
+            if row >= len(free):
+                return _FULL
+            spot = bk.make_room(words, cells, head, a, b)
+            if spot < 0:
+                return i
+            bk.occupy(words, cells, head, spot, key, row)
+            heap[1 if reused else 0] += -1 if reused else 1
+            rows[_U(i)] = row
+            last_seen[_U(row)] = tick
+            write_initial(base, key, unit, values, row)
+            for j in range(state.shape[1]):
+                state[_U(row), j] = state_init
+        lo = hi
     return len(keys)
 
 
@@ -194,7 +111,8 @@ class EmbeddingTable:
     def assign(self, keys: NDArray[np.int64], tick: int) -> NDArray[np.int32]:
         keys = as_keys(keys)
         rows = np.empty(len(keys), np.int32)
-        index, heap, done = self._index, self._heap, 0
+        index, heap = self._index, self._heap
+        done: Int = 0
         while True:
             done = _assign(
                 index.words, index.cells, index.head, heap.free, heap.head,
@@ -257,5 +175,5 @@ class EmbeddingTable:
         return twin
 
     def clear(self) -> None:
-        self._index = CuckooIndex(self._index._name, len(self._index))
+        self._index.clear()
         self._heap.clear()

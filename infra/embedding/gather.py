@@ -8,8 +8,11 @@ from numba import njit
 from numpy.typing import NDArray
 
 from infra.embedding.base import as_keys, as_rows
-from infra.embedding.index import AHEAD, prefetch
 from infra.embedding.initial import mix64
+from infra.embedding.machine import prefetch
+
+_AHEAD = 8  # rows
+_U = np.uint64
 
 
 @njit(cache=True, nogil=True)
@@ -17,17 +20,17 @@ def _gather(values: NDArray[np.float32], high: int, rows: NDArray[np.int32], out
     flat = values.reshape(-1)
     dim = values.shape[1]
     for i in range(len(rows)):
-        if i + AHEAD < len(rows) and rows[i + AHEAD] >= 0:
-            prefetch(flat, np.int64(rows[i + AHEAD]) * dim)
-        row = rows[i]
+        if i + _AHEAD < len(rows) and rows[_U(i + _AHEAD)] >= 0:
+            prefetch(flat, np.int64(rows[_U(i + _AHEAD)]) * dim)
+        row = rows[_U(i)]
         if row >= high or row < -1:
             return False
         if row < 0:
             for j in range(dim):
-                out[i, j] = 0.0
+                out[_U(i), _U(j)] = 0.0
         else:
             for j in range(dim):
-                out[i, j] = values[row, j]
+                out[_U(i), _U(j)] = values[_U(row), _U(j)]
     return True
 
 
@@ -66,13 +69,13 @@ def _unique(keys: NDArray[np.int64], unique: NDArray[np.int64], inverse: NDArray
     for i in range(n):
         key = keys[i]
         at = np.int64(mix64(np.uint64(key) ^ salt)) & mask
-        while table[at] != 0 and unique[table[at] - 1] != key:
+        while table[_U(at)] != 0 and unique[_U(table[_U(at)] - 1)] != key:
             at = (at + 1) & mask
-        if table[at] == 0:
-            unique[m] = key
+        if table[_U(at)] == 0:
+            unique[_U(m)] = key
             m += 1
-            table[at] = m
-        inverse[i] = table[at] - 1
+            table[_U(at)] = m
+        inverse[_U(i)] = table[_U(at)] - 1
     return m
 
 
@@ -87,11 +90,11 @@ def unique_inverse(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[
 @njit(cache=True, nogil=True)
 def _group_sum(grads: NDArray[np.float32], inverse: NDArray[np.int32], out: NDArray[np.float32]) -> bool:
     for i in range(len(inverse)):
-        g = inverse[i]
+        g = inverse[_U(i)]
         if g < 0 or g >= len(out):
             return False
         for j in range(out.shape[1]):
-            out[g, j] += grads[i, j]
+            out[_U(g), _U(j)] += grads[_U(i), _U(j)]
     return True
 
 

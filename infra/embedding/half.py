@@ -5,28 +5,18 @@ exploded row must not turn a score into infinity. NaN stays NaN: whoever publish
 """
 
 import numpy as np
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 from numpy.typing import NDArray
 
-from infra.embedding.index import AHEAD, prefetch
+from infra.embedding.machine import float_of_bits
 
 HALF_MAX = 65504.0
+_U = np.uint64
 
 
 def to_half(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     """The bits of the nearest float16."""
     return np.clip(values, -HALF_MAX, HALF_MAX).astype(np.float16).view(np.uint16)
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _as_float(typingctx, bits):  # type: ignore[no-untyped-def]
-    """The float32 with these 32 bits."""
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.bitcast(args[0], context.get_value_type(types.float32))
-
-    return types.float32(types.uint32), codegen
 
 
 @njit(cache=True, nogil=True)
@@ -42,17 +32,14 @@ def _widen(h: np.uint16) -> np.float32:
     bias = np.uint32(112 << 23)  # 127 − 15
     if exponent == np.uint32(0x7C00):
         bias = np.uint32(224 << 23)  # infinity and NaN: 31 becomes 255
-    return _as_float(np.uint32(sign | (rest + bias)))
+    return float_of_bits(np.uint32(sign | (rest + bias)))
 
 
 @njit(cache=True, nogil=True)
 def gather_half(heap: NDArray[np.uint16], rows: NDArray[np.int32], out: NDArray[np.float32]) -> None:
     """out[i] = float32 of heap[rows[i]], zeros where the row is -1."""
     dim = heap.shape[1]
-    flat = heap.reshape(-1)
     for i in range(len(rows)):
-        if i + AHEAD < len(rows) and rows[i + AHEAD] >= 0:
-            prefetch(flat, np.int64(rows[i + AHEAD]) * dim)
-        row = rows[i]
+        row = rows[_U(i)]
         for j in range(dim):
-            out[i, j] = _widen(heap[row, j]) if row >= 0 else np.float32(0)
+            out[_U(i), _U(j)] = _widen(heap[_U(row), _U(j)]) if row >= 0 else np.float32(0)

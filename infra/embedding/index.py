@@ -1,253 +1,115 @@
-"""The cuckoo index: int64 key → int32 row, in buckets of one cache line, two buckets per key.
+"""An index that grows: which buckets there are, how they are seeded, and when they are made anew.
 
-    byte  0   8   16  24  32  40   44   48   52   56   60   64
-          key key key key key row  row  row  row  row  spare       row holds row + 1; 0 marks a free place
-
-`words` sees the index as int64 (8 a bucket, keys at 0..4), `cells` sees the same memory as int32 (16 a bucket, rows at
-10..14). Zeroed memory is an empty index. A key lies in bucket h or h' (two halves of one seeded 64-bit hash) and nowhere
-else, so a look-up reads at most two cache lines, present or absent, whatever the other keys are.
-
-An insert that finds both buckets full looks breadth-first for the shortest chain of keys that can each step into their
-other bucket (libcuckoo, Li et al. 2014), and moves only once the chain is known: an insert that fails has changed nothing.
-It fails at a high load, and the index then doubles; or, below that, on keys that collide by accident or by design, and the
-index is then hashed anew with the next seeds. Linear probing was decided against: crafted keys make it quadratic.
+An insert fails at a high load, and the index then doubles; or far below that, on keys that collide by accident or by
+design, and the index is then hashed anew with the next seeds: crafted keys cost their maker more than they cost the
+table. Seeds are a function of (name, times hashed), so a run repeats itself, and nothing outside depends on them.
 """
 
+import hashlib
+
 import numpy as np
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from infra.embedding.initial import mix64
+from infra.embedding import buckets as bk
 
-WAYS = 5  # places in a bucket
-MAX_LOAD = 0.85  # of all places; breadth-first search still finds chains of two or three moves here
-MIN_RESEED_LOAD = 0.5  # a failed insert below this is the keys' doing, not the load's: new seeds before more memory
-MAX_RESEEDS = 4  # in a row, before the index doubles after all
-_SEARCH = 512  # buckets a breadth-first search may visit: chains of up to 4 moves
-AHEAD = 12  # how many keys ahead the batched kernels prefetch
-
-Index = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]
+MIN_LOAD = 0.5  # a failed insert below this is the keys' doing: new seeds before more memory …
+MAX_RESEEDS = 4  # … this often in a row, then twice the buckets after all
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def prefetch(typingctx, array, item):  # type: ignore[no-untyped-def]
-    """LLVM's prefetch of array[item] for reading, into all levels of cache."""
-    from llvmlite import ir
+class CuckooIndex:
+    """int64 key → int32 row. The layout of `words`, `cells` and `head` is drawn in `buckets`."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        data = cgutils.create_struct_proxy(signature.args[0])(context, builder, value=args[0]).data
-        i32, i8p = ir.IntType(32), ir.IntType(8).as_pointer()
-        address = builder.bitcast(builder.gep(data, [args[1]]), i8p)
-        fn = builder.module.declare_intrinsic(
-            "llvm.prefetch", [i8p], ir.FunctionType(ir.VoidType(), [i8p, i32, i32, i32])
-        )
-        builder.call(fn, [address, i32(0), i32(3), i32(1)])
-        return context.get_dummy_value()
+    __slots__ = ("_name", "cells", "head", "words")
 
-    return types.none(array, types.int64), codegen
+    words: NDArray[np.int64]
+    cells: NDArray[np.int32]
 
+    def __init__(self, name: str, capacity_hint: int = 0) -> None:
+        self._name = name
+        self.head = np.zeros(5, np.int64)
+        self._begin(_buckets_for(capacity_hint))
 
-@njit(cache=True, nogil=True)
-def _hash(head: NDArray[np.int64], key: int) -> np.uint64:
-    """64 bits of which each half names a bucket; both seeds are unknown to whoever makes keys."""
-    x = (np.uint64(key) ^ np.uint64(head[1])) * np.uint64(head[2])
-    return mix64(x ^ (x >> np.uint64(32)))
+    def __len__(self) -> int:
+        return int(self.head[3])
 
+    @property
+    def places(self) -> int:
+        """Keys that the buckets could hold if every place were used."""
+        return (int(self.head[0]) + 1) * bk.WAYS
 
-@njit(cache=True, nogil=True)
-def _first(head: NDArray[np.int64], h: np.uint64) -> int:
-    return np.int64(h) & head[0]
+    def find(self, keys: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Row of each key, -1 where absent."""
+        rows = np.empty(len(keys), np.int32)
+        bk.find_rows(self.words, self.cells, self.head, keys, rows)
+        return rows
 
+    def set(self, keys: NDArray[np.int64], rows: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Map keys to rows, in order; the rows they had before, -1 where none."""
+        old = np.empty(len(keys), np.int32)
+        done = bk.set_rows(self.words, self.cells, self.head, keys, rows, old, 0)
+        while done < len(keys):
+            self.grow()
+            done = bk.set_rows(self.words, self.cells, self.head, keys, rows, old, done)
+        return old
 
-@njit(cache=True, nogil=True)
-def _second(head: NDArray[np.int64], h: np.uint64) -> int:
-    a = np.int64(h) & head[0]
-    b = np.int64(h >> np.uint64(32)) & head[0]
-    return b if b != a else a ^ 1  # two different buckets, always
+    def drop(self, keys: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Forget keys; the rows of those that were present."""
+        old = np.empty(len(keys), np.int32)
+        return old[: bk.drop_rows(self.words, self.cells, self.head, keys, old)]
 
+    def items(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """All keys, sorted, and their rows."""
+        keys, rows = self._items()
+        order = np.argsort(keys)
+        return keys[order], rows[order]
 
-@njit(cache=True, nogil=True)
-def _place(words: NDArray[np.int64], cells: NDArray[np.int32], bucket: int, key: int) -> int:
-    """Place of the key in a bucket, -1 where it is not."""
-    for i in range(WAYS):
-        if words[bucket * 8 + i] == key and cells[bucket * 16 + 10 + i] != 0:
-            return i
-    return -1
+    def grow(self) -> None:
+        """Make room for at least one key more: twice the buckets, or new seeds where few keys collide much."""
+        keys, rows = self._items()
+        old = np.empty(len(keys), np.int32)
+        buckets = int(self.head[0]) + 1
+        reseeds = MAX_RESEEDS if len(keys) < MIN_LOAD * buckets * bk.WAYS else 0
+        while True:
+            buckets *= 1 if reseeds > 0 else 2
+            reseeds -= 1
+            self._begin(buckets)
+            if bk.set_rows(self.words, self.cells, self.head, keys, rows, old, 0) == len(keys):
+                return
 
+    def copy(self) -> "CuckooIndex":
+        """An independent index with the same keys in the same places."""
+        twin = CuckooIndex(self._name)
+        twin.words, twin.cells = _memory(int(self.head[0]) + 1)
+        twin.words[:] = self.words
+        twin.head[:] = self.head
+        return twin
 
-@njit(cache=True, nogil=True)
-def _cell(words: NDArray[np.int64], cells: NDArray[np.int32], head: NDArray[np.int64], key: int) -> int:
-    """Where in `cells` the row of this key stands, -1 where it is absent."""
-    h = _hash(head, key)
-    a = _first(head, h)
-    i = _place(words, cells, a, key)
-    if i >= 0:
-        return a * 16 + 10 + i
-    b = _second(head, h)
-    i = _place(words, cells, b, key)
-    return b * 16 + 10 + i if i >= 0 else -1
+    def clear(self) -> None:
+        """Forget all keys; keep the size."""
+        self._begin(int(self.head[0]) + 1)
 
+    def _items(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        keys, rows = np.empty(len(self), np.int64), np.empty(len(self), np.int32)
+        bk.list_rows(self.words, self.cells, keys, rows)
+        return keys, rows
 
-@njit(cache=True, nogil=True)
-def _room(cells: NDArray[np.int32], bucket: int) -> int:
-    """A free place in a bucket, -1 where it is full."""
-    for i in range(WAYS):
-        if cells[bucket * 16 + 10 + i] == 0:
-            return i
-    return -1
-
-
-@njit(cache=True, nogil=True)
-def _displace(words: NDArray[np.int64], cells: NDArray[np.int32], head: NDArray[np.int64], a: int, b: int) -> int:
-    """Free a place in bucket a or b by moving keys to their other buckets; bucket · 8 + place, or -1 and nothing moved.
-
-    The search is breadth-first, so the chain found is a shortest one and names no bucket twice.
-    """
-    bucket = np.empty(_SEARCH, np.int64)  # visited buckets, in order
-    parent = np.empty(_SEARCH, np.int64)  # index of the bucket whose key would move here …
-    place = np.empty(_SEARCH, np.int64)  # … and that key's place there
-    bucket[0], bucket[1] = a, b
-    parent[0] = parent[1] = -1
-    seen = 2
-    for at in range(_SEARCH):
-        if at >= seen:
-            return -1
-        for i in range(WAYS):
-            h = _hash(head, words[bucket[at] * 8 + i])
-            other = _first(head, h)
-            if other == bucket[at]:
-                other = _second(head, h)
-            free = _room(cells, other)
-            if free < 0:
-                if seen < _SEARCH:
-                    bucket[seen], parent[seen], place[seen] = other, at, i
-                    seen += 1
-                continue
-            node, spot = at, i
-            while True:  # walk the chain back to a or b; each key steps into the place freed after it
-                src = bucket[node]
-                words[other * 8 + free] = words[src * 8 + spot]
-                cells[other * 16 + 10 + free] = cells[src * 16 + 10 + spot]
-                cells[src * 16 + 10 + spot] = 0
-                other, free = src, spot
-                if parent[node] < 0:
-                    return other * 8 + free
-                spot = place[node]
-                node = parent[node]
-    return -1
+    def _begin(self, buckets: int) -> None:
+        """Empty buckets, with the next seeds."""
+        self.words, self.cells = _memory(buckets)
+        times = int(self.head[4]) + 1
+        raw = hashlib.blake2b(f"index/{self._name}/{times}".encode(), digest_size=16).digest()
+        seed, odd = np.frombuffer(raw, "<i8").tolist()
+        self.head[:] = buckets - 1, seed, odd | 1, 0, times
 
 
-@njit(cache=True, nogil=True)
-def _insert(words: NDArray[np.int64], cells: NDArray[np.int32], head: NDArray[np.int64], key: int, row: int) -> bool:
-    """Add a key that is absent. False, and nothing changed, where no place can be freed."""
-    h = _hash(head, key)
-    a = _first(head, h)
-    i = _room(cells, a)
-    spot = a * 8 + i
-    if i < 0:
-        b = _second(head, h)
-        i = _room(cells, b)
-        spot = b * 8 + i
-        if i < 0:
-            spot = _displace(words, cells, head, a, b)
-            if spot < 0:
-                return False
-    words[spot] = key
-    cells[(spot >> 3) * 16 + 10 + (spot & 7)] = row + 1
-    head[3] += 1
-    return True
+def _buckets_for(keys: int) -> int:
+    """The power of two, at least 2, that holds so many keys below the maximal load."""
+    return 1 << int(keys / (bk.MAX_LOAD * bk.WAYS)).bit_length() if keys > 1 else 2
 
 
-@njit(cache=True, nogil=True)
-def _ahead(words: NDArray[np.int64], head: NDArray[np.int64], keys: NDArray[np.int64], i: int) -> None:
-    """Prefetch both buckets of keys[i]."""
-    if i < len(keys):
-        h = _hash(head, keys[i])
-        prefetch(words, _first(head, h) * 8)
-        prefetch(words, _second(head, h) * 8)
-
-
-@njit(cache=True, nogil=True)
-def _crowded(words: NDArray[np.int64], head: NDArray[np.int64]) -> bool:
-    return head[3] + 1 > MAX_LOAD * WAYS * (len(words) >> 3)
-
-
-@njit(cache=True, nogil=True)
-def find_rows(
-    words: NDArray[np.int64],
-    cells: NDArray[np.int32],
-    head: NDArray[np.int64],
-    keys: NDArray[np.int64],
-    rows: NDArray[np.int32],
-) -> None:
-    """rows[i] = row of keys[i], -1 where absent."""
-    for i in range(min(AHEAD, len(keys))):
-        _ahead(words, head, keys, i)
-    for i in range(len(keys)):
-        _ahead(words, head, keys, i + AHEAD)
-        c = _cell(words, cells, head, keys[i])
-        rows[i] = cells[c] - 1 if c >= 0 else -1
-
-
-@njit(cache=True, nogil=True)
-def set_rows(
-    words: NDArray[np.int64],
-    cells: NDArray[np.int32],
-    head: NDArray[np.int64],
-    keys: NDArray[np.int64],
-    rows: NDArray[np.int32],
-    old: NDArray[np.int32],
-    start: int,
-) -> int:
-    """Map keys[i] to rows[i] from i = start on; old[i] = the row before, -1 if none. The first i that needs growth, or n."""
-    for i in range(start, len(keys)):
-        _ahead(words, head, keys, i + AHEAD)
-        c = _cell(words, cells, head, keys[i])
-        old[i] = cells[c] - 1 if c >= 0 else -1
-        if c >= 0:
-            cells[c] = rows[i] + 1
-        elif _crowded(words, head) or not _insert(words, cells, head, keys[i], rows[i]):
-            return i
-    return len(keys)
-
-
-@njit(cache=True, nogil=True)
-def drop_rows(
-    words: NDArray[np.int64],
-    cells: NDArray[np.int32],
-    head: NDArray[np.int64],
-    keys: NDArray[np.int64],
-    old: NDArray[np.int32],
-) -> int:
-    """Forget keys; old[j] = the row of the j-th one that was present. How many were."""
-    dropped = 0
-    for i in range(len(keys)):
-        _ahead(words, head, keys, i + AHEAD)
-        c = _cell(words, cells, head, keys[i])
-        if c >= 0:
-            old[dropped] = cells[c] - 1
-            cells[c] = 0
-            dropped += 1
-    head[3] -= dropped
-    return dropped
-
-
-@njit(cache=True, nogil=True)
-def list_rows(
-    words: NDArray[np.int64],
-    cells: NDArray[np.int32],
-    keys: NDArray[np.int64],
-    rows: NDArray[np.int32],
-) -> int:
-    """All (key, row), in the order of the buckets, which is nobody's business outside."""
-    n = 0
-    for bucket in range(len(words) >> 3):
-        for i in range(WAYS):
-            row = cells[bucket * 16 + 10 + i]
-            if row:
-                keys[n] = words[bucket * 8 + i]
-                rows[n] = row - 1
-                n += 1
-    return n
+def _memory(buckets: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Zeroed words and cells; a bucket is one cache line only because the first one begins on one."""
+    raw = np.zeros(buckets * 8 + 7, np.int64)
+    skip = (-raw.ctypes.data // 8) % 8
+    words = raw[skip : skip + buckets * 8]
+    return words, words.view(np.int32)

@@ -1,8 +1,8 @@
 """Initial vectors: a function of (seed, slot, key), so that whoever makes the row first makes the same one.
 
-Component j of key x is uniform in (−scale, scale): the upper 24 bits u of SplitMix64 (Steele, Lea and Flood 2014), stream
-mix(x ^ base), step j, give (2u + 1 − 2²⁴) · scale / 2²⁴. The integer is exact in float64 and there is one multiplication,
-so numba and NumPy round the same way and give the same bits on every machine.
+Component j of key x is uniform in (−scale, scale): the upper 24 bits u of SplitMix64 (Steele, Lea and Flood 2014),
+stream mix(x ^ base), step j, give (2u + 1 − 2²⁴) · scale / 2²⁴. The integer is exact in float64 and there is one
+multiplication, so numba and NumPy round the same way and give the same bits on every machine.
 """
 
 import hashlib
@@ -10,6 +10,8 @@ import hashlib
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+
+from infra.embedding.machine import Int
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _M1 = 0xBF58476D1CE4E5B9
@@ -31,7 +33,7 @@ def mix64(x: np.uint64) -> np.uint64:
 
 
 @njit(cache=True, nogil=True)
-def write_initial(base: int, key: int, unit: float, out: NDArray[np.float32], row: int) -> None:
+def write_initial(base: int, key: Int, unit: float, out: NDArray[np.float32], row: Int) -> None:
     """Write the initial vector of `key` into out[row]; unit = scale / 2²⁴."""
     x = mix64(np.uint64(key) ^ np.uint64(base))
     for j in range(out.shape[1]):

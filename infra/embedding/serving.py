@@ -1,8 +1,8 @@
 """A replica's table: many threads read, one applies versions, and no reader ever waits or sees half of one.
 
-Two indexes over one heap of rows, as left-right (Ramalhete and Correia 2013) does it: `apply` writes new vectors into free
-slots of the heap, teaches them to the index that nobody reads, and shows it by one assignment. So an index that is being
-read never changes (moving keys in it would hide present ones), and a slot that a view can reach is never written.
+Two indexes over one heap of rows, as left-right (Ramalhete and Correia 2013) does it: `apply` writes new vectors into
+free slots of the heap, teaches them to the index that nobody reads, and shows it by one assignment. So an index that is
+being read never changes (moving keys in it would hide present ones), and a slot that a view reaches is never written.
 
 - A `TableView` is one version, whole, for as long as it is held. `view()` is one attribute read.
 - The last view's delta is kept and applied to the other index at the start of the next `apply`, when its readers have
@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.embedding.base import as_keys
-from infra.embedding.cuckoo import CuckooIndex
 from infra.embedding.gather import checked_out, gather_rows
 from infra.embedding.half import gather_half, to_half
+from infra.embedding.index import CuckooIndex
 from infra.embedding.slab import MAX_ROWS, Heap, reserve
 from infra.errors import RetryableError
 
@@ -111,7 +111,7 @@ class ServingTable:
     def apply(
         self, upsert_keys: NDArray[np.int64], upsert_values: NDArray[np.float32], tombstones: NDArray[np.int64]
     ) -> None:
-        """Make the next version: drop `tombstones` (t,), then set rows (n,), (n, dim) float32; the last of equal keys counts.
+        """Make the next version: drop `tombstones` (t,), then set rows (n,), (n, dim); the last of equal keys counts.
 
         All or nothing. Raises RetryableError when the heap is full, which old views held for long can bring about.
         """

@@ -1,8 +1,8 @@
 """Slabs: arrays that grow without moving.
 
-Address space for `max_rows` is reserved once (anonymous memory, MAP_NORESERVE) and the kernel hands out pages as rows are
-first written. So a row number stays good for ever, growth copies no vector, and a view taken early sees what is written
-late. Lists of blocks were decided against: every kernel would pay a second look-up per row.
+Address space for `max_rows` is reserved once (anonymous memory, MAP_NORESERVE) and the system hands out pages as rows
+are first written. So a row number stays good for ever, growth copies no vector, and a view taken early sees what is
+written late. Lists of blocks were decided against: every kernel would pay a second look-up per row.
 """
 
 import math
