@@ -1,0 +1,47 @@
+"""The implementations of the event log that the contract holds: a new one joins the list and gets no tests of its own."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from infra.config import LogConfig
+from infra.eventlog import EventLog, open_log
+
+
+@dataclass(frozen=True)
+class Backend:
+    """`open(config)` opens the same log again and again, as separate processes would."""
+
+    open: Callable[[LogConfig], EventLog]
+
+
+def _embedded(folder: Path) -> Callable[[LogConfig], EventLog]:
+    return lambda config: open_log(folder / "log", config)
+
+
+IMPLEMENTATIONS: dict[str, Callable[[Path], Callable[[LogConfig], EventLog]]] = {"embedded": _embedded}
+
+
+@pytest.fixture(params=sorted(IMPLEMENTATIONS))
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., EventLog]]:
+    """A function that opens the log of this test; everything it opened is closed at the end."""
+    backend = Backend(IMPLEMENTATIONS[request.param](tmp_path))
+    logs: list[EventLog] = []
+
+    def open_again(**options: object) -> EventLog:
+        logs.append(backend.open(LogConfig(**options)))
+        return logs[-1]
+
+    yield open_again
+    for log in logs:
+        log.close()
+
+
+@pytest.fixture
+def log(opened: Callable[..., EventLog]) -> EventLog:
+    """An open log with a topic `t` of two partitions."""
+    log = opened()
+    log.create_topic("t", 2)
+    return log
