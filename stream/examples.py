@@ -54,6 +54,11 @@ class ExampleMeta(msgspec.Struct, frozen=True, kw_only=True):
     counts: dict[str, int]  # since the start of the partition
     end: bool = False  # the last record of a replay in this partition
 
+    @property
+    def is_marker(self) -> bool:
+        """Whether the record holds no impressions and only says how far its partition is closed."""
+        return self.last_offset == MARKER_OFFSET
+
 
 @dataclass(frozen=True, slots=True)
 class ExampleColumns:
@@ -134,7 +139,9 @@ def encode_examples(examples: ExampleColumns) -> bytes:
 
 
 def decode_examples(value: bytes | memoryview) -> ExampleColumns:
-    """Impressions of an `examples` record. Raises MalformedRecordError."""
+    """Impressions of an `examples` record; a marker has no bytes. Raises MalformedRecordError."""
+    if not len(value):
+        return EMPTY
     examples = ExampleColumns(**EXAMPLE_CODEC.decode(value))
     if not np.array_equal(examples.items.offsets, examples.labels.offsets):
         raise MalformedRecordError("labels do not align with the shown items")

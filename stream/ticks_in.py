@@ -41,7 +41,6 @@ class _Partition:
     seq: int | None = None  # the last one accepted
     closed: int = NOTHING_CLOSED
     done_offset: int = 0  # next offset after what was handed out
-    ended: bool = False
     last: ExampleMeta | None = None  # of what was handed out
 
 
@@ -60,6 +59,7 @@ class ExampleTicks:
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._log = log
         numbers = range(log.partitions("examples")) if partitions is None else partitions
         self._reader: Reader = log.reader("examples", name, list(numbers))
         self._parts = {p: _Partition(done_offset=self._reader.position(p)) for p in numbers}
@@ -70,9 +70,18 @@ class ExampleTicks:
         """Go on after `tick`, from the positions that its `TickExamples` gave; repeats of older ticks are dropped."""
         for p, part in self._parts.items():
             self._reader.seek(p, positions[p])
-            self._parts[p] = _Partition(closed=tick, done_offset=positions[p])
-            del part
+            part.queue.clear()
+            part.closed, part.done_offset = tick, positions[p]
+            before = positions[p] - 1
+            kept = before >= self._log.start_offset("examples", p)
+            part.last = decode_example_meta(self._log.read("examples", p, before, 1)[0].meta) if kept else None
+            part.seq = part.last.seq if part.last else None
         self._tick = tick
+
+    @property
+    def ended(self) -> bool:
+        """Whether what was handed out last was a replay's end in every partition."""
+        return all(part.last is not None and part.last.end for part in self._parts.values())
 
     def next_tick(self, timeout_s: float = 0.0) -> TickExamples | None:
         """The next tick with examples, or the newest closed one if all before it are empty; None after `timeout_s`.
@@ -136,14 +145,14 @@ class ExampleTicks:
             for meta, record in part.queue:
                 if meta.tick > tick:
                     break
-                if len(record.value) and meta.last_row >= 0:
+                if not meta.is_marker:
                     tick = meta.tick
                     break
         for part in self._parts.values():
             while part.queue and part.queue[0][0].tick <= tick:
                 meta, record = part.queue.popleft()
-                part.last, part.done_offset, part.ended = meta, record.offset + 1, meta.end
-                if meta.last_row >= 0:
+                part.last, part.done_offset = meta, record.offset + 1
+                if not meta.is_marker:
                     parts.append(decode_examples(record.value))
         self._tick = tick
         return self._tick_examples(tick, parts)
@@ -155,7 +164,7 @@ class ExampleTicks:
             tick=tick,
             examples=examples.take(examples.order()) if parts else EMPTY,
             positions=self.positions(),
-            end=all(part.ended for part in self._parts.values()),
+            end=self.ended,
             watermark_ms=min((meta.watermark_ms for meta in metas), default=NOTHING_CLOSED),
             events_in=sum(meta.counts.get("events_in", 0) for meta in metas),
         )

@@ -1,0 +1,1 @@
+"""The joiner: rows of `events` in, examples and drop reasons out."""

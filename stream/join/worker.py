@@ -1,0 +1,191 @@
+"""The embedded loop: reads `events`, feeds one core per partition, appends what comes out to `examples`.
+
+Order of a flush, which is the whole commit protocol:
+1. dead letters are durable (they may be repeated after a crash, under the same key; they are never lost);
+2. a partition whose end moved under this worker has another writer: drop what is unwritten, rebuild from the last record;
+3. append the output records and flush: they are the commit;
+4. commit L as the reader's position: a hint for retention, nothing else.
+A worker that lost a race between 2 and 3 has appended records that are equal to those already there, byte for byte;
+readers drop repeats by their sequence number.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from infra.errors import CorruptStateError, RetryableError
+from infra.eventlog import EventLog, Record
+from stream.columns import MalformedRecordError
+from stream.events import EventColumns, decode_events, decode_meta, encode_events
+from stream.examples import DropReason, ExampleMeta, decode_example_meta, encode_example_meta, encode_examples
+from stream.join.core import JoinSettings, Output, PartitionJoiner
+from stream.join.state import malformed_rows
+
+POLL_RECORDS = 128
+COMMIT_EVERY_S = 1.0
+
+
+class JoinWorker:
+    """Joins some partitions of a log until told otherwise. For one thread.
+
+    `while not stopping: worker.step()`, then `worker.close()`; between steps nothing is unwritten.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        settings: JoinSettings,
+        partitions: Sequence[int] | None = None,
+        *,
+        name: str = "joiner",
+        stopping: Callable[[], bool] = lambda: False,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._log, self._settings = log, settings
+        self._partitions = list(range(log.partitions("events")) if partitions is None else partitions)
+        self._stopping, self._sleep, self._clock = stopping, sleep, clock
+        self._reader = log.reader("events", name, self._partitions)
+        self._examples, self._dead = log.writer("examples"), log.writer("dead-letters")
+        self._outputs: list[tuple[int, Output]] = []  # made, not yet durable
+        self._written: dict[int, int] = {}  # end of examples/p as this worker left it
+        self._joiners: dict[int, PartitionJoiner] = {}
+        self._last: dict[int, ExampleMeta | None] = {}  # last durable record
+        self._next_commit = 0.0
+        self.resyncs = 0
+        self.retries = 0
+        for p in self._partitions:
+            self._start(p)
+
+    def step(self, timeout_s: float = 0.0) -> int:
+        """Read what is there (waiting for the first record), join it, make it durable; the number of records read."""
+        records = self._reader.poll(POLL_RECORDS, timeout_s)
+        for p, record in records:
+            self._push(p, record)
+        self.flush()
+        return len(records)
+
+    def flush(self) -> None:
+        """Make every output durable, in the order above."""
+        if self._dead.pending_bytes:
+            self._until_done(self._dead.flush)
+        if self._outputs:
+            for p in self._partitions:
+                if self._log.end_offset("examples", p) != self._written[p]:
+                    self._outputs = [(q, out) for q, out in self._outputs if q != p]
+                    self.resyncs += 1
+                    self._start(p)
+            for p, out in self._outputs:
+                self._append(p, out)
+            self._until_done(self._examples.flush)
+            for p, out in self._outputs:
+                self._last[p] = out.meta
+                self._written[p] += 1
+            self._outputs.clear()
+        if self._clock() >= self._next_commit:
+            self.commit()
+
+    def commit(self) -> None:
+        """Tell retention what a rebuild will never read again."""
+        low = {p: last.low_offset for p, last in self._last.items() if last}
+        if low:
+            self._reader.commit(low)
+        self._next_commit = self._clock() + COMMIT_EVERY_S
+
+    @property
+    def ended(self) -> bool:
+        """Every partition's last record ends a replay, and nothing follows it in `events`."""
+        return all(
+            last is not None and last.end and self._reader.position(p) == self._log.end_offset("events", p)
+            for p, last in self._last.items()
+        )
+
+    def last(self, partition: int) -> ExampleMeta | None:
+        """Meta of the last durable record of a partition."""
+        return self._last[partition]
+
+    def counts(self) -> dict[str, int]:
+        """Cumulative counters over all partitions, what is not yet written included."""
+        total: dict[str, int] = {}
+        for joiner in self._joiners.values():
+            for name, n in joiner.counts().items():
+                total[name] = total.get(name, 0) + n
+        return total
+
+    def watermark_ms(self) -> int:
+        """The smallest W."""
+        return min(joiner.watermark_ms for joiner in self._joiners.values())
+
+    def close(self) -> None:
+        """Flush, commit, let go."""
+        self.flush()
+        self.commit()
+        for part in (self._reader, self._examples, self._dead):
+            part.close()
+
+    def _start(self, p: int) -> None:
+        """Build the core of a partition from its last output record, and read from where that needs."""
+        end = self._log.end_offset("examples", p)
+        record = self._log.last_record("examples", p)
+        last = decode_example_meta(record.meta) if record else None
+        first = self._log.start_offset("events", p)
+        if last is not None and first > last.low_offset:
+            raise CorruptStateError(
+                f"events/{p} begins at {first}, but the join goes on from {last.low_offset}: rows it needs are gone. "
+                "Stop the run, delete the topic `examples` and what was made from it, and start the joiner again"
+            )
+        self._joiners[p] = PartitionJoiner(p, self._settings, start_offset=first, last=last)
+        self._reader.seek(p, self._joiners[p].next_offset)
+        self._last[p], self._written[p] = last, end
+
+    def _push(self, p: int, record: Record) -> None:
+        joiner = self._joiners[p]
+        if record.offset < joiner.next_offset:
+            return
+        try:
+            end, events = decode_meta(record.meta).end, decode_events(record.value)
+        except MalformedRecordError as error:
+            if not joiner.rebuilding:
+                self._dead_letter(p, record.offset, bytes(record.value), str(error))
+            joiner.push_malformed(record.offset)
+            return
+        before = joiner.malformed
+        self._outputs += [(p, out) for out in joiner.push(record.offset, events, end=end)]
+        if joiner.malformed != before:
+            self._dead_rows(p, record.offset, events)
+
+    def _dead_rows(self, p: int, offset: int, events: EventColumns) -> None:
+        rows = malformed_rows(events)
+        self._dead_letter(p, offset, encode_events(events.take(rows)), "no usable event", rows.tolist())
+
+    def _dead_letter(self, p: int, offset: int, value: bytes, detail: str, rows: Sequence[int] = ()) -> None:
+        meta = {
+            "reason": DropReason.MALFORMED.value,
+            "detail": detail,
+            "topic": "events",
+            "partition": p,
+            "offset": offset,
+            "rows": list(rows),
+        }
+        when = max(self._joiners[p].watermark_ms, 0)
+        key = f"events/{p}/{offset}".encode()
+        packed = msgspec.msgpack.encode(meta)
+        self._until_done(lambda: self._dead.append(0, value, timestamp_ms=when, key=key, meta=packed))
+
+    def _append(self, p: int, out: Output) -> None:
+        value = encode_examples(out.examples) if len(out.examples) else b""
+        meta = encode_example_meta(out.meta)
+        when = self._settings.timeline.end_ms(out.meta.tick)
+        self._until_done(lambda: self._examples.append(p, value, timestamp_ms=when, meta=meta))
+
+    def _until_done(self, action: Callable[[], None]) -> None:
+        """Retry what the log says can be retried (disk full, failed fsync); loudly, and never pretending."""
+        while True:
+            try:
+                return action()
+            except RetryableError as error:
+                self.retries += 1
+                if self._stopping():
+                    raise
+                self._sleep(error.after_s)
