@@ -149,7 +149,7 @@ def _rows(
             label[n] = clicked
             n += 1
         row_offsets[k + 1] = n
-    unique, index = distinct(kept[:n], False)
+    unique, index = distinct(kept[:n], np.bool_(False))
     used = np.arange(deepest + 1)
     return imp_of_row[:n].copy(), unique, index, position[:n].copy(), label[:n].copy(), row_offsets, used
 
@@ -169,10 +169,11 @@ def _user_side(select: Ints, users: Ints, shown_ms: Ints, offsets: Ints, history
     for k in range(n):
         end = offsets[select[k] + 1]
         length = out_offsets[k + 1] - out_offsets[k]
-        read[out_offsets[k] : out_offsets[k + 1]] = history[end - length : end]
-    user_keys, user = distinct(chosen, False)
-    hour_keys, hour = distinct(hours, False)
-    history_keys, index = distinct(read, False)
+        for j in range(length):
+            read[out_offsets[k] + j] = history[end - length + j]
+    user_keys, user = distinct(chosen, np.bool_(False))
+    hour_keys, hour = distinct(hours, np.bool_(False))
+    history_keys, index = distinct(read, np.bool_(False))
     return user_keys, user, hour_keys, hour, history_keys, index, out_offsets
 
 
@@ -192,13 +193,12 @@ def _item_side(items: Ints, facts_of: Ints, facts: NDArray[np.int64], words: Int
         offsets[i + 1] = offsets[i] + length
     titles = np.empty(offsets[n], np.int64)
     for i in range(n):
-        if offsets[i + 1] > offsets[i]:
-            at = facts[facts_of[i], WORD_AT]
-            titles[offsets[i] : offsets[i + 1]] = words[at : at + offsets[i + 1] - offsets[i]]
-    item_keys, item = distinct(items, False)
-    category_keys, category = distinct(categories, True)
-    subcategory_keys, subcategory = distinct(subcategories, True)
-    word_keys, word = distinct(titles, False)
+        for j in range(offsets[i + 1] - offsets[i]):
+            titles[offsets[i] + j] = words[facts[facts_of[i], WORD_AT] + j]
+    item_keys, item = distinct(items, np.bool_(False))
+    category_keys, category = distinct(categories, np.bool_(True))
+    subcategory_keys, subcategory = distinct(subcategories, np.bool_(True))
+    word_keys, word = distinct(titles, np.bool_(False))
     return item_keys, item, category_keys, category, subcategory_keys, subcategory, word_keys, word, offsets
 
 

@@ -36,7 +36,7 @@ class Blocks:
 
 
 @njit(cache=True, nogil=True)
-def _copy(rows: Floats, index: Ints, at: int, out: Floats) -> None:
+def _copy(rows: Floats, index: Ints, at: int | np.int64, out: Floats) -> None:
     dim = rows.shape[1]
     for i in range(len(index)):
         row = index[i]
@@ -45,7 +45,7 @@ def _copy(rows: Floats, index: Ints, at: int, out: Floats) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _pool(rows: Floats, offsets: Ints, index: Ints, at: int, out: Floats) -> None:
+def _pool(rows: Floats, offsets: Ints, index: Ints, at: int | np.int64, out: Floats) -> None:
     dim = rows.shape[1]
     for i in range(len(offsets) - 1):
         for j in range(dim):
@@ -68,7 +68,7 @@ def _gather_user(
 ) -> Floats:
     dim = users.shape[1]
     out = np.empty((len(user), 3 * dim), np.float32)
-    _copy(users, user, 0, out)
+    _copy(users, user, np.int64(0), out)
     _pool(history, offsets, index, dim, out)
     _copy(hours, hour, 2 * dim, out)
     return out
@@ -88,7 +88,7 @@ def _gather_item(
 ) -> Floats:
     dim = items.shape[1]
     out = np.empty((len(item), 4 * dim), np.float32)
-    _copy(items, item, 0, out)
+    _copy(items, item, np.int64(0), out)
     _copy(categories, category, dim, out)
     _copy(subcategories, subcategory, 2 * dim, out)
     _pool(words, offsets, index, 3 * dim, out)

@@ -145,12 +145,11 @@ def _add(
             for j in range(hi - lo if same else 0):
                 same = same and words[facts[row, WORD_AT] + j] == new_words[lo + j]
             if same:
-                facts[row, :KNOWN] = new[i, :3]
+                for j in range(KNOWN):
+                    facts[row, j] = new[i, j]
                 continue
-        facts[row, CATEGORY] = new[i, 0]
-        facts[row, SUBCATEGORY] = new[i, 1]
-        facts[row, PUBLISHED] = new[i, 2]
-        facts[row, KNOWN] = new[i, 3]
+        for j in range(KNOWN + 1):
+            facts[row, j] = new[i, j]
         facts[row, WORD_AT] = n_words
         for j in range(lo, hi):
             words[n_words] = new_words[j]
@@ -166,12 +165,14 @@ def _select(order: Keys, facts: NDArray[np.int64], words: Keys, keys: Keys) -> A
     for i in range(len(order)):
         row = order[i]
         out[0, i] = keys[facts[row, ENTRY]]
-        out[1:, i] = facts[row, :4]
+        for j in range(4):
+            out[1 + j, i] = facts[row, j]
         offsets[i + 1] = offsets[i] + facts[row, WORD_END] - facts[row, WORD_AT]
     values = np.empty(offsets[-1], np.int64)
     for i in range(len(order)):
         at = facts[order[i], WORD_AT]
-        values[offsets[i] : offsets[i + 1]] = words[at : facts[order[i], WORD_END]]
+        for j in range(offsets[i + 1] - offsets[i]):
+            values[offsets[i] + j] = words[at + j]
     return out, offsets, values
 
 

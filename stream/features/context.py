@@ -48,7 +48,7 @@ def _log_odds(shown: float, clicked: float) -> float:
 
 
 @njit(cache=True, nogil=True)
-def _rates(out: NDArray[np.float32], at: int, counts: Any) -> None:
+def _rates(out: NDArray[np.float32], at: int | np.int64, counts: Any) -> None:
     for half in range(2):
         shown, clicked = np.float64(counts[2 * half]), np.float64(counts[2 * half + 1])
         out[at + 2 * half] = math.log1p(shown)
@@ -75,8 +75,8 @@ def _context(
         fact = row_as_of(items[i], tick, slots_of_item, item_keys, newest, facts)
         key = facts[fact, CATEGORY] if fact >= 0 else UNKNOWN
         c_row = find_row(key, c_slots, c_keys) if key != UNKNOWN else -1
-        _rates(out[i], 0, decayed(values, last_tick, row, tick, powers))
-        _rates(out[i], 4, decayed(c_values, c_last_tick, c_row, tick, powers))
+        _rates(out[i], np.int64(0), decayed(values, last_tick, row, tick, powers))
+        _rates(out[i], np.int64(4), decayed(c_values, c_last_tick, c_row, tick, powers))
         age_ms = 0
         if fact >= 0 and facts[fact, PUBLISHED] >= 0:
             age_ms = (tick + 1) * tick_ms - facts[fact, PUBLISHED]

@@ -67,7 +67,7 @@ def decayed(
 def tally(keys: NDArray[np.int64], labels: NDArray[np.uint8]) -> tuple[Any, Any, Any]:
     unique = np.empty(len(keys), np.int64)
     index = np.empty(len(keys), np.int64)
-    n = unique_into(keys, False, unique, index)
+    n = unique_into(keys, np.bool_(False), unique, index)
     shown = np.zeros(n, np.int64)
     clicked = np.zeros(n, np.int64)
     for i in range(len(keys)):
@@ -80,7 +80,7 @@ def tally(keys: NDArray[np.int64], labels: NDArray[np.uint8]) -> tuple[Any, Any,
 def roll_up(keys: NDArray[np.int64], shown: NDArray[np.int64], clicked: NDArray[np.int64]) -> tuple[Any, Any, Any]:
     unique = np.empty(len(keys), np.int64)
     index = np.empty(len(keys), np.int64)
-    n = unique_into(keys, True, unique, index)
+    n = unique_into(keys, np.bool_(True), unique, index)
     total_shown = np.zeros(n, np.int64)
     total_clicked = np.zeros(n, np.int64)
     for i in range(len(keys)):
@@ -113,7 +113,8 @@ def update_rows(
             row = n
             n += 1
             insert_row(keys[i], row, slots, table_keys)
-            values[row] = np.float32(0.0)
+            for j in range(4):
+                values[row, j] = np.float32(0.0)
             first_tick[row] = tick
             last_tick[row] = tick
         a, b, c, d = decayed(values, last_tick, row, tick, powers)
@@ -122,7 +123,8 @@ def update_rows(
         values[row, 2] = c + np.float32(shown[i])
         values[row, 3] = d + np.float32(clicked[i])
         last_tick[row] = tick
-        out_values[i] = values[row]
+        for j in range(4):
+            out_values[i, j] = values[row, j]
         out_last[i] = tick
         out_first[i] = first_tick[row]
     return n, out_values, out_last, out_first
@@ -147,7 +149,8 @@ def upsert_rows(
             row = n
             n += 1
             insert_row(keys[i], row, slots, table_keys)
-        values[row] = new_values[i]
+        for j in range(4):
+            values[row, j] = new_values[i, j]
         last_tick[row] = new_last[i]
         first_tick[row] = new_first[i]
     return n

@@ -35,12 +35,13 @@ def _entries(ids: Ints, items: Ints, facts_of: Ints, ctx: Floats, ctx_of_row: In
     out_ctx = np.empty((n, ctx.shape[1]), np.float32)
     for i in range(n):
         codes[i] = items[ids[i]]
-        out_ctx[i] = ctx[ids[i]]
-    unique_into(codes, False, unique, index)
+        for j in range(ctx.shape[1]):
+            out_ctx[i, j] = ctx[ids[i], j]
+    unique_into(codes, np.bool_(False), unique, index)
     for i in range(n):  # a row of the catalogue names its item; unlisted items go by a negative number
         row = facts_of[ids[i]]
         codes[i] = row if row >= 0 else -1 - index[i]
-    m = unique_into(codes, False, unique, index)
+    m = unique_into(codes, np.bool_(False), unique, index)
     out_items = np.empty(m, np.int64)
     out_facts = np.empty(m, np.int64)
     for i in range(n):

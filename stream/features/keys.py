@@ -53,8 +53,11 @@ def insert_row(key: int, row: int, slots: NDArray[np.int32], keys: Keys) -> None
 
 
 @njit(cache=True, nogil=True)
-def unique_into(values: Keys, skip_unknown: bool, unique: Keys, index: Keys) -> int:
-    """Distinct values in the order of first appearance; index[i] is the place of values[i], -1 where skipped."""
+def unique_into(values: Keys, skip_unknown: bool | np.bool_, unique: Keys, index: Keys) -> int:
+    """Distinct values in the order of first appearance; index[i] is the place of values[i], -1 where skipped.
+
+    Kernels pass `np.bool_(...)`: numba would compile this again for each literal.
+    """
     size = 16
     while size < 2 * len(values):
         size *= 2
@@ -78,7 +81,7 @@ def unique_into(values: Keys, skip_unknown: bool, unique: Keys, index: Keys) -> 
 
 
 @njit(cache=True, nogil=True)
-def distinct(values: Keys, skip_unknown: bool) -> tuple[Keys, Keys]:
+def distinct(values: Keys, skip_unknown: bool | np.bool_) -> tuple[Keys, Keys]:
     """(distinct values in the order of first appearance, index of each value in them)."""
     unique = np.empty(len(values), np.int64)
     index = np.empty(len(values), np.int64)
