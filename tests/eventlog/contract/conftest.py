@@ -1,4 +1,4 @@
-"""The implementations of the event log that the contract holds: a new one joins the list and gets no tests of its own."""
+"""The implementations that the contract of the event log holds: a new one joins the list, with no tests of its own."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

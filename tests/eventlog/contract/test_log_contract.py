@@ -365,9 +365,7 @@ topic_names = (f"t{number}" for number in itertools.count())
 records = st.lists(st.tuples(st.integers(0, 1), st.binary(max_size=300), st.binary(max_size=9)), max_size=12)
 
 
-@settings(
-    max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=st.lists(records, max_size=5), segment_bytes=st.integers(1, 900))
 def test_any_batches_read_back_after_reopening(opened, batches, segment_bytes):
     topic, want = next(topic_names), {0: [], 1: []}
