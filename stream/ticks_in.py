@@ -142,7 +142,7 @@ class ExampleTicks:
             return None
         tick, parts = closed, []
         for part in self._parts.values():
-            for meta, record in part.queue:
+            for meta, _ in part.queue:
                 if meta.tick > tick:
                     break
                 if not meta.is_marker:

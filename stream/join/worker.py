@@ -2,7 +2,7 @@
 
 Order of a flush, which is the whole commit protocol:
 1. dead letters are durable (they may be repeated after a crash, under the same key; they are never lost);
-2. a partition whose end moved under this worker has another writer: drop what is unwritten, rebuild from the last record;
+2. a partition whose end moved has another writer: what is unwritten is dropped, the core built anew from the end;
 3. append the output records and flush: they are the commit;
 4. commit L as the reader's position: a hint for retention, nothing else.
 A worker that lost a race between 2 and 3 has appended records that are equal to those already there, byte for byte;
@@ -150,9 +150,9 @@ class JoinWorker:
                 self._dead_letter(p, record.offset, bytes(record.value), str(error))
             joiner.push_malformed(record.offset)
             return
-        before = joiner.malformed
+        before, rebuilding = joiner.malformed, joiner.rebuilding
         self._outputs += [(p, out) for out in joiner.push(record.offset, events, end=end)]
-        if joiner.malformed != before:
+        if joiner.malformed != before and not rebuilding:  # a rebuild's dead letters came before its output
             self._dead_rows(p, record.offset, events)
 
     def _dead_rows(self, p: int, offset: int, events: EventColumns) -> None:

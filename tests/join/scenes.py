@@ -1,6 +1,7 @@
 """Random logs for the joiner, and the join by brute force: quantifiers over all rows instead of a state machine."""
 
 from collections import defaultdict
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,7 +86,7 @@ def random_log(seed: int, *, seconds: int = 40, per_second: int = 8) -> list[lis
     rows.append(Row(2, now + 10_000, now + 10_000))
     cuts = np.flatnonzero(rng.random(len(rows)) < 0.2).tolist()
     bounds = sorted({0, *cuts, len(rows)})
-    return [rows[lo:hi] for lo, hi in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [rows[lo:hi] for lo, hi in pairwise(bounds)]
 
 
 def repeat_of_a_known_id() -> list[list[Row]]:

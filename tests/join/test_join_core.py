@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from infra.config import load_config
 from infra.errors import ConfigError, CorruptStateError
@@ -214,7 +215,8 @@ def _mutant(folder: Path, part: str, right: str, wrong: str) -> ModuleType:
         (folder / f"{package}_{name}.py").write_text(source, encoding="utf-8")
     for name in ("kernels", "state", "core"):
         spec = importlib.util.spec_from_file_location(f"{package}_{name}", folder / f"{package}_{name}.py")
-        assert spec and spec.loader
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[f"{package}_{name}"] = module
         spec.loader.exec_module(module)
