@@ -152,7 +152,9 @@ class Publisher:
         return bool(self._pending)
 
     def close(self) -> None:
-        self._writer.close()
+        """Let go of the lock. What was not flushed is not committed: it goes with the log's buffers."""
+        if not self._pending:
+            self._writer.close()
         self._lock.close()
 
     def _meta(
@@ -192,7 +194,7 @@ class Publisher:
                 timestamp_ms=timestamp_ms,
                 meta=encode_meta(msgspec.structs.replace(meta, part=part) if part else meta),
             )
-        self._pending += [meta.digest] * parts
+            self._pending.append(meta.digest)
         self.chain.advance(meta)
         self.head = meta
         return meta

@@ -160,7 +160,7 @@ def _with_content(meta: SnapshotMeta, file: Path) -> SnapshotMeta:
 
 
 def _manifest_bytes(meta: SnapshotMeta) -> bytes:
-    body = msgspec.json.encode(meta, order="sorted")
+    body = msgspec.json.encode(meta)
     digest = hashlib.blake2b(body, digest_size=32).hexdigest()
     return b'{"snapshot":' + body + b',"digest":"' + digest.encode() + b'"}\n'
 

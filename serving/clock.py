@@ -1,0 +1,130 @@
+"""What time it is in the run: event time, for requests and for what is posted.
+
+    while a replay runs        the newest `ingested_at` in `events`
+    after it ended             that moment, and the wall time since, times a speed: the replay's clock goes on
+    without a replay           the wall clock
+
+So a click that is posted after a replay of 2019 lands minutes after its last event, not years. One process a run writes
+the heartbeats of a clock that goes on (a lock says which); the others read the time from the log.
+"""
+
+import fcntl
+import threading
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import IO
+
+from infra.eventlog import EventLog
+from stream.events import LIVE, decode_meta
+
+REFRESH_S = 0.02  # how stale the time of a running replay may be
+SCAN_RECORDS = 256
+
+
+class ClockMode(StrEnum):
+    """`auto`: continue a finished replay. `wall`: no replay, wall time. `off`: read the log, never go on by itself."""
+
+    AUTO = "auto"
+    WALL = "wall"
+    OFF = "off"
+
+
+class EventClock:
+    """Event time, ms since the epoch; never runs backwards. Safe in several threads."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        *,
+        mode: ClockMode = ClockMode.AUTO,
+        speed: float = 1.0,
+        lock_file: Path | None = None,
+        monotonic_s: Callable[[], float] = time.monotonic,
+        wall_s: Callable[[], float] = time.time,
+    ) -> None:
+        if not speed > 0:
+            raise ValueError(f"speed {speed}: event seconds a wall second, above 0")
+        self._log, self._mode, self._speed = log, mode, speed
+        self._monotonic_s, self._wall_s = monotonic_s, wall_s
+        self._lock_file, self._lock = lock_file, threading.Lock()
+        self._held: IO[bytes] | None = None
+        self._start: tuple[int, float] | None = None  # event ms and monotonic s at which the clock went on by itself
+        self._newest_ms = 0
+        self._read_at_s = float("-inf")
+
+    @property
+    def going_on(self) -> bool:
+        """True once time passes by itself here: this process writes the heartbeats."""
+        return self._start is not None
+
+    def now_ms(self) -> int:
+        with self._lock:
+            if self._start is not None:
+                start_ms, start_s = self._start
+                now = start_ms + int((self._monotonic_s() - start_s) * 1000 * self._speed)
+            else:
+                now = self._from_log()
+            self._newest_ms = max(self._newest_ms, now)
+            return self._newest_ms
+
+    def go_on_if_due(self) -> bool:
+        """Start running where nobody else moves time: the replay ended, or there is none and mode is `wall`."""
+        if self._start is not None or self._mode is ClockMode.OFF:
+            return self._start is not None
+        if self._mode is ClockMode.AUTO and not replay_ended(self._log):
+            return False
+        if not self._take_lock():
+            return False
+        with self._lock:
+            newest = self._newest_in_log()
+            if self._mode is ClockMode.WALL:
+                newest = max(newest, int(self._wall_s() * 1000))
+            self._start = (newest, self._monotonic_s())
+        return True
+
+    def close(self) -> None:
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+
+    def _from_log(self) -> int:
+        now_s = self._monotonic_s()
+        if now_s - self._read_at_s >= REFRESH_S:
+            self._read_at_s = now_s
+            self._newest_ms = max(self._newest_ms, self._newest_in_log())
+        return self._newest_ms
+
+    def _newest_in_log(self) -> int:
+        last = (self._log.last_record("events", p) for p in range(self._log.partitions("events")))
+        return max((record.timestamp_ms for record in last if record is not None), default=0)
+
+    def _take_lock(self) -> bool:
+        if self._lock_file is None:
+            return True
+        file = open(self._lock_file, "ab")  # noqa: SIM115 - held until close
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            return False
+        self._held = file
+        return True
+
+
+def replay_ended(log: EventLog) -> bool:
+    """Whether a replay wrote to this log and said, in every partition, that it ended."""
+    return all(_ended(log, partition) for partition in range(log.partitions("events")))
+
+
+def _ended(log: EventLog, partition: int) -> bool:
+    start, end = log.start_offset("events", partition), log.end_offset("events", partition)
+    while end > start:
+        lo = max(start, end - SCAN_RECORDS)
+        for record in reversed(log.read("events", partition, lo, end - lo)):
+            meta = decode_meta(record.meta)
+            if meta.end or meta.source != LIVE:
+                return meta.end
+        end = lo
+    return False

@@ -1,0 +1,145 @@
+"""Keeps a replica at the newest version in a thread of its own, and says whether it may be called ready.
+
+Ready: a version is loaded, verified and warmed up, the thread is alive, and the served state is at most
+`serve.max_lag_ticks` ticks behind what was closed. Not ready is no reason to stop answering: every answer says its age.
+"""
+
+import threading
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from infra.config import Config
+from infra.errors import OuzelError
+from infra.eventlog import EventLog
+from infra.metrics import Metrics
+from infra.paramstore.version import VersionMeta
+from serving.clock import EventClock
+from serving.model import View
+from serving.replica import Replica
+from serving.scorer import Scorer
+from stream.examples import ExampleMeta, decode_example_meta
+
+IDLE_S = 0.002
+LOOK_AT_CLOSED_S = 0.1
+VERSIONS_A_TURN = 64
+WARM_UP_ITEMS = (1, 2, 8)
+
+
+class Readiness(NamedTuple):
+    """Whether to send requests here, and if not, why."""
+
+    ready: bool
+    reason: str
+    lag_ticks: int
+
+
+class Follower:
+    """`start()`, then `readiness()` from any thread, then `stop()`."""
+
+    def __init__(
+        self, replica: Replica, scorer: Scorer, clock: EventClock, log: EventLog, config: Config, metrics: Metrics
+    ) -> None:
+        self.replica, self._scorer, self._clock, self._log = replica, scorer, clock, log
+        self._timeline, self._limit = config.time.build(), config.serve.max_lag_ticks
+        self._metrics = metrics
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="replica", daemon=True)
+        self._warm: int | None = None  # generation that was warmed up
+        self._closed = -1
+        self._looked_s = float("-inf")
+        self.failure = ""
+        self.ended = threading.Event()  # the replay's end has been learned, and is served
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.replica.close()
+
+    def view(self) -> View | None:
+        return self.replica.view()
+
+    def lag_ticks(self) -> int:
+        """Ticks between what was closed (or should have been, where the clock goes on) and what is served."""
+        closed = self._closed
+        if self._clock.going_on:
+            due_ms = self._clock.now_ms() - self._timeline.disorder_bound_ms
+            closed = max(closed, self._timeline.closed_through(due_ms))
+        return max(0, closed - self.replica.through) if closed >= 0 else 0
+
+    def readiness(self) -> Readiness:
+        lag = self.lag_ticks()
+        view = self.view()
+        if self.failure:
+            return Readiness(False, self.failure, lag)
+        if view is None:
+            return Readiness(False, "no version yet: the first generation is still being trained", lag)
+        if self._warm is None:
+            return Readiness(False, "warming up", lag)
+        if lag > self._limit:
+            return Readiness(
+                False,
+                f"{lag} ticks behind what was closed, at most {self._limit}: are joiner and trainer running?",
+                lag,
+            )
+        return Readiness(True, "ready", lag)
+
+    def note_applied(self, meta: VersionMeta) -> None:
+        """For `Replica(on_applied=…)`: gauges of what is served."""
+        self._metrics.set("ouzel_served_generation", meta.generation)
+        self._metrics.set("ouzel_served_tick", meta.tick)
+        self._metrics.set("ouzel_tick", meta.tick)
+        if self.replica.sync_s and meta.closed_wall_ms:
+            self._metrics.observe("ouzel_sync_seconds", self.replica.sync_s[-1])
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                moved = self.replica.advance_to_newest(max_versions=VERSIONS_A_TURN)
+                self._warm_up()
+                self._look()
+                if self.replica.ended and not moved:
+                    self.ended.set()
+                if not moved:
+                    self._stop.wait(IDLE_S)
+        except OuzelError as error:
+            self.failure = str(error)
+        except BaseException as error:
+            self.failure = f"the replica's thread ended: {type(error).__name__}: {error}"
+            raise
+
+    def _look(self) -> None:
+        """Every LOOK_AT_CLOSED_S: what the joiner has closed in all partitions."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s < LOOK_AT_CLOSED_S:
+            return
+        self._looked_s = now_s
+        self._closed = max(self._closed, closed_through(self._log))
+        readiness = self.readiness()
+        self._metrics.set("ouzel_served_lag_ticks", readiness.lag_ticks)
+        self._metrics.set("ouzel_ready", float(readiness.ready))
+        self._metrics.set("ouzel_event_time_seconds", self._clock.now_ms() / 1000)
+
+    def _warm_up(self) -> None:
+        view = self.view()
+        if view is None or self._warm == view.version.generation:
+            return
+        for n in WARM_UP_ITEMS:
+            keys = np.arange(1, n + 1, dtype=np.int64)
+            self._scorer.rank(view, user=0, items=keys, history=keys, time_ms=self._clock.now_ms())
+        self._warm = view.version.generation
+
+
+def closed_through(log: EventLog) -> int:
+    """The newest tick that the joiner has closed in every partition; -1 before the first."""
+    closed: list[int] = []
+    for partition in range(log.partitions("examples")):
+        record = log.last_record("examples", partition)
+        meta: ExampleMeta | None = None if record is None else decode_example_meta(record.meta)
+        closed.append(-1 if meta is None else meta.closed_through)
+    return min(closed, default=-1)
