@@ -10,7 +10,8 @@ replay's end the unfinished hour is written as well, and not committed: if the l
 """
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -22,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.errors import CorruptStateError
+from infra.errors import CorruptStateError, RetryableError
 from infra.eventlog import EventLog, Record
 from infra.ticks import DAY_S, Timeline
 from stream.columns import I64
@@ -34,6 +35,7 @@ from stream.examples import (
     decode_examples,
     example_columns,
 )
+from stream.retry import Retrier
 
 NOTHING_ARCHIVED = -(2**62)
 COMPLETE = "_COMPLETE.json"
@@ -75,7 +77,10 @@ class Archive:
         hours: int = 1,
         partitions: Sequence[int] | None = None,
         name: str = "archive",
+        stopping: Callable[[], bool] = lambda: False,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        self._until_done = Retrier(stopping, sleep)
         self._log, self._folder = log, folder
         self._clock = _Hours(timeline.tick_ms, hours)
         self._all = log.partitions("examples")
@@ -158,7 +163,8 @@ class Archive:
             "digest": blake2b(EXAMPLE_CODEC.encode(example_columns(examples)), digest_size=16).hexdigest(),
         }
         ticks = np.array(part.ticks, dtype=np.int64)
-        _write_parquet(self._clock.folder(self._folder, part.hour) / f"part-{p}.parquet", examples, ticks, footer)
+        path = self._clock.folder(self._folder, part.hour) / f"part-{p}.parquet"
+        self._until_done(lambda: _write_parquet(path, examples, ticks, footer))
 
     def _note(self, p: int, part: _Part, closed_through: int) -> None:
         part.progress = closed_through
@@ -169,14 +175,16 @@ class Archive:
             hours=self._clock.hours,
             closed_through=closed_through,
         )
-        _write_file(self._folder / "progress" / f"{p}.json", msgspec.json.encode(progress))
+        path, data = self._folder / "progress" / f"{p}.json", msgspec.json.encode(progress)
+        self._until_done(lambda: _write_file(path, data))
         complete = complete_through(self._folder)
         day = self._clock.day(complete + 1)
         if day > self._day:
             self._day = day
             for folder in sorted(self._folder.glob("day=*")):
                 if folder.name < _day_name(day) and not (folder / COMPLETE).exists():
-                    _write_file(folder / COMPLETE, msgspec.json.encode({"closed_through": complete}))
+                    path, data = folder / COMPLETE, msgspec.json.encode({"closed_through": complete})
+                    self._until_done(lambda path=path, data=data: _write_file(path, data))  # type: ignore[misc]
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +268,6 @@ def _write_parquet(path: Path, examples: ExampleColumns, ticks: I64, footer: dic
     table = pa.Table.from_arrays([*batch.columns, pa.array(ticks)], schema=schema)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", compression_level=1, write_page_checksum=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
     _write_file(path, sink.getvalue())
 
 
@@ -278,15 +285,22 @@ def _read_parquet(path: Path) -> tuple[ExampleColumns, I64]:
 
 
 def _write_file(path: Path, data: Any) -> None:
-    """Temporary name, fsync, rename, fsync of the folder."""
+    """Temporary name, fsync, rename, fsync of the folder. Raises RetryableError where the disk refuses."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RetryableError(
+            f"{path}: {error.strerror}; make room, the archive goes on by itself", after_s=1.0
+        ) from error

@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from infra.errors import CorruptStateError, RetryableError
+from infra.errors import CorruptStateError
 from infra.eventlog import EventLog, Record
 from stream.columns import MalformedRecordError
 from stream.events import EventColumns, decode_events, decode_meta, encode_events
 from stream.examples import DropReason, ExampleMeta, decode_example_meta, encode_example_meta, encode_examples
 from stream.join.core import JoinSettings, Output, PartitionJoiner
 from stream.join.state import malformed_rows
+from stream.retry import Retrier
 
 POLL_RECORDS = 128
 COMMIT_EVERY_S = 1.0
@@ -39,13 +40,17 @@ class JoinWorker:
         partitions: Sequence[int] | None = None,
         *,
         name: str = "joiner",
+        max_lag_records: int = 1 << 62,
+        while_waiting: Callable[[], object] = lambda: None,
         stopping: Callable[[], bool] = lambda: False,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._log, self._settings = log, settings
         self._partitions = list(range(log.partitions("events")) if partitions is None else partitions)
+        self._max_lag, self._while_waiting = max_lag_records, while_waiting
         self._stopping, self._sleep, self._clock = stopping, sleep, clock
+        self._until_done = Retrier(stopping, sleep)
         self._reader = log.reader("events", name, self._partitions)
         self._examples, self._dead = log.writer("examples"), log.writer("dead-letters")
         self._outputs: list[tuple[int, Output]] = []  # made, not yet durable
@@ -54,7 +59,6 @@ class JoinWorker:
         self._last: dict[int, ExampleMeta | None] = {}  # last durable record
         self._next_commit = 0.0
         self.resyncs = 0
-        self.retries = 0
         for p in self._partitions:
             self._start(p)
 
@@ -64,6 +68,8 @@ class JoinWorker:
         for p, record in records:
             self._push(p, record)
         self.flush()
+        if records:
+            self._hold_back()
         return len(records)
 
     def flush(self) -> None:
@@ -124,6 +130,12 @@ class JoinWorker:
         for part in (self._reader, self._examples, self._dead):
             part.close()
 
+    def _hold_back(self) -> None:
+        """Back-pressure: wait while a reader of `examples` is too far behind, but for the retrain, which reads none."""
+        while max(self._log.reader_lag("examples").values(), default=0) > self._max_lag and not self._stopping():
+            self._while_waiting()
+            self._sleep(0.002)
+
     def _start(self, p: int) -> None:
         """Build the core of a partition from its last output record, and read from where that needs."""
         end = self._log.end_offset("examples", p)
@@ -178,14 +190,3 @@ class JoinWorker:
         meta = encode_example_meta(out.meta)
         when = self._settings.timeline.end_ms(out.meta.tick)
         self._until_done(lambda: self._examples.append(p, value, timestamp_ms=when, meta=meta))
-
-    def _until_done(self, action: Callable[[], None]) -> None:
-        """Retry what the log says can be retried (disk full, failed fsync); loudly, and never pretending."""
-        while True:
-            try:
-                return action()
-            except RetryableError as error:
-                self.retries += 1
-                if self._stopping():
-                    raise
-                self._sleep(error.after_s)

@@ -1,0 +1,28 @@
+"""Waiting out what the log or the disk says can be tried again: loudly counted, and never pretending."""
+
+import time
+from collections.abc import Callable
+
+from infra.errors import RetryableError
+
+
+class Retrier:
+    """Runs an action until it succeeds; the number of failed tries is in `retries`."""
+
+    def __init__(
+        self, stopping: Callable[[], bool] = lambda: False, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self.stopping = stopping
+        self.sleep = sleep
+        self.retries = 0
+
+    def __call__(self, action: Callable[[], None]) -> None:
+        """Raises the last RetryableError where the process is told to stop meanwhile."""
+        while True:
+            try:
+                return action()
+            except RetryableError as error:
+                self.retries += 1
+                if self.stopping():
+                    raise
+                self.sleep(error.after_s)
