@@ -142,6 +142,7 @@ class EmbeddingTable:
         new_values = np.asarray(values, np.float32).reshape(n, self.dim)
         new_state = np.asarray(state, np.float32).reshape(n, self.state_dim)
         new_seen = np.asarray(last_seen, np.int32).reshape(n)
+        self._index.expect(n)
         rows = self.assign(keys, 0)
         self.values[rows] = new_values
         self.state[rows] = new_state

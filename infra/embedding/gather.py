@@ -11,7 +11,7 @@ from infra.embedding.base import as_keys, as_rows
 from infra.embedding.initial import mix64
 from infra.embedding.machine import prefetch
 
-_AHEAD = 8  # rows
+AHEAD = 8  # rows between a prefetch and its use
 _U = np.uint64
 
 
@@ -20,8 +20,8 @@ def _gather(values: NDArray[np.float32], high: int, rows: NDArray[np.int32], out
     flat = values.reshape(-1)
     dim = values.shape[1]
     for i in range(len(rows)):
-        if i + _AHEAD < len(rows) and rows[_U(i + _AHEAD)] >= 0:
-            prefetch(flat, np.int64(rows[_U(i + _AHEAD)]) * dim)
+        if i + AHEAD < len(rows) and rows[_U(i + AHEAD)] >= 0:
+            prefetch(flat, np.int64(rows[_U(i + AHEAD)]) * dim)
         row = rows[_U(i)]
         if row >= high or row < -1:
             return False

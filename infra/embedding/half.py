@@ -8,7 +8,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from infra.embedding.machine import float_of_bits
+from infra.embedding.gather import AHEAD
+from infra.embedding.machine import float_of_bits, prefetch
 
 HALF_MAX = 65504.0
 _U = np.uint64
@@ -21,25 +22,29 @@ def to_half(values: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 @njit(cache=True, nogil=True)
 def _widen(h: np.uint16) -> np.float32:
-    """float16 → float32, exact, by integers alone (no denormal arithmetic, which a caller may have switched off)."""
+    """float16 → float32, exact. No denormal arithmetic, which a caller may have switched off, and no branch."""
     bits = np.uint32(h)
-    sign = (bits & np.uint32(0x8000)) << np.uint32(16)
-    rest = (bits & np.uint32(0x7FFF)) << np.uint32(13)
     exponent = bits & np.uint32(0x7C00)
-    if exponent == np.uint32(0):  # zero and subnormals: the fraction counts units of 2⁻²⁴
-        tiny = np.float32(bits & np.uint32(0x03FF)) * np.float32(2.0**-24)
-        return -tiny if sign else tiny
-    bias = np.uint32(112 << 23)  # 127 − 15
-    if exponent == np.uint32(0x7C00):
-        bias = np.uint32(224 << 23)  # infinity and NaN: 31 becomes 255
-    return float_of_bits(np.uint32(sign | (rest + bias)))
+    # 127 − 15 is added to the exponent, twice for infinity and NaN, so that 31 becomes 255.
+    bias = np.uint32(112 << 23) if exponent != np.uint32(0x7C00) else np.uint32(224 << 23)
+    normal = float_of_bits(np.uint32(((bits & np.uint32(0x7FFF)) << np.uint32(13)) + bias))
+    tiny = np.float32(np.int32(bits & np.uint32(0x03FF))) * np.float32(2.0**-24)  # zero and subnormals
+    x = normal if exponent != np.uint32(0) else tiny
+    return -x if bits & np.uint32(0x8000) else x
 
 
 @njit(cache=True, nogil=True)
 def gather_half(heap: NDArray[np.uint16], rows: NDArray[np.int32], out: NDArray[np.float32]) -> None:
     """out[i] = float32 of heap[rows[i]], zeros where the row is -1."""
     dim = heap.shape[1]
+    flat = heap.reshape(-1)
     for i in range(len(rows)):
+        if i + AHEAD < len(rows) and rows[_U(i + AHEAD)] >= 0:
+            prefetch(flat, np.int64(rows[_U(i + AHEAD)]) * dim)
         row = rows[_U(i)]
-        for j in range(dim):
-            out[_U(i), _U(j)] = _widen(heap[_U(row), _U(j)]) if row >= 0 else np.float32(0)
+        if row < 0:
+            for j in range(dim):
+                out[_U(i), _U(j)] = 0.0
+        else:
+            for j in range(dim):
+                out[_U(i), _U(j)] = _widen(heap[_U(row), _U(j)])

@@ -45,12 +45,18 @@ class CuckooIndex:
 
     def set(self, keys: NDArray[np.int64], rows: NDArray[np.int32]) -> NDArray[np.int32]:
         """Map keys to rows, in order; the rows they had before, -1 where none."""
+        self.expect(len(keys))
         old = np.empty(len(keys), np.int32)
         done = bk.set_rows(self.words, self.cells, self.head, keys, rows, old, 0)
         while done < len(keys):
             self.grow()
             done = bk.set_rows(self.words, self.cells, self.head, keys, rows, old, done)
         return old
+
+    def expect(self, keys: int) -> None:
+        """Make room for a first batch at once instead of step by step; nothing where there are keys already."""
+        if not len(self) and keys > bk.MAX_LOAD * self.places:
+            self._begin(_buckets_for(keys))
 
     def drop(self, keys: NDArray[np.int64]) -> NDArray[np.int32]:
         """Forget keys; the rows of those that were present."""

@@ -130,9 +130,10 @@ class ServingTable:
 
     def _catch_up_standby(self) -> CuckooIndex:
         """An index that equals the current view's and that nobody reads."""
-        if self._standby_view is not None and self._standby_view() is not None:
-            self.copies += 1
-            return self._view._index.copy()
+        read = self._standby_view is not None and self._standby_view() is not None
+        self.copies += read
+        if read or len(self._pending.keys) + len(self._pending.tombstones) > len(self) // 4:
+            return self._view._index.copy()  # also cheaper than to repeat a large delta
         _teach(self._standby, self._pending)
         return self._standby
 
