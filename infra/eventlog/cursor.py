@@ -60,8 +60,10 @@ class Cursor:
                 if len(out) == before:
                     self._fill(end)
         except FrameError as error:
+            self._close_segment()  # half opened, perhaps: the next call finds its place anew
             raise self._partition.corrupt(self._path, error) from error
         except OSError as error:
+            self._close_segment()
             raise RetryableError(
                 f"{self._path}: {error.strerror}; check the disk, then read again", after_s=1.0
             ) from error
@@ -89,7 +91,7 @@ class Cursor:
     def _locate(self) -> None:
         """Open the segment of `offset` and find its frame."""
         hint, tail = self._end_hint, self._partition.highwater.tail()
-        if hint is not None:
+        if hint is not None and hint.next_offset == self.offset:
             self._open(hint.base)
             self._data_start = hint.end
             return
@@ -137,6 +139,7 @@ class Cursor:
         self._data_start = SEGMENT_HEADER_BYTES
 
     def _missing(self) -> NoReturn:
+        self._close_segment()
         raise CorruptStateError(
             f"{self._partition.path}: record {self.offset} is missing (the log starts at "
             f"{self._partition.start_offset()}); a segment was deleted while it was needed: restore it, or let the "

@@ -1,7 +1,7 @@
 """The embedded event log: folders and files on one machine, shared by any number of processes.
 
     ROOT/lock                                    held while topics are made, readers registered, segments dropped
-    ROOT/<topic>/topic.json                      {"version": 1, "partitions": P}; there once the topic is whole
+    ROOT/<topic>/topic.json                      {"version": 1, "partitions": P, "check": …}; last to appear
     ROOT/<topic>/<partition>/<first offset>.log  segments, `frames`
     ROOT/<topic>/<partition>/highwater           `marks`; its lock is held by whoever flushes
     ROOT/<topic>/readers/<name>                  `positions`
@@ -13,6 +13,7 @@ or a reader belongs to one thread; several threads may share the log that they c
 import os
 import re
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -39,6 +40,11 @@ T = TypeVar("T")
 class _Topic(msgspec.Struct, frozen=True):
     version: int
     partitions: int
+    check: int  # CRC-32 of the name and the two numbers: a flipped digit would move every key
+
+    @staticmethod
+    def make(topic: str, version: int, partitions: int) -> "_Topic":
+        return _Topic(version, partitions, zlib.crc32(f"{topic} {version} {partitions}".encode()))
 
 
 class EmbeddedLog:
@@ -83,7 +89,7 @@ class EmbeddedLog:
                 create_partition(self._fs, f"{folder}/{number}")
             self._fs.sync_folder(self._root)
             self._fs.sync_folder(folder)  # topic.json says that the rest is there
-            write_new_file(self._fs, folder, "topic.json", msgspec.json.encode(_Topic(1, partitions)))
+            write_new_file(self._fs, folder, "topic.json", msgspec.json.encode(_Topic.make(topic, 1, partitions)))
 
     def partitions(self, topic: str) -> int:
         if topic not in self._topics:
@@ -96,7 +102,7 @@ class EmbeddedLog:
                     f"{path}: no topic {topic} in this log; create it first, or check the path"
                 ) from error
             try:
-                self._topics[topic] = _decode_topic(path, self._fs.pread(fd, 4_096, 0))
+                self._topics[topic] = _decode_topic(topic, path, self._fs.pread(fd, 4_096, 0))
             finally:
                 self._fs.close(fd)
         return self._topics[topic].partitions
@@ -251,15 +257,21 @@ def _check_name(kind: str, name: str) -> None:
         raise ValueError(f"{kind} {name!r}: lower-case letters, digits, dot, dash and underscore, at most 64")
 
 
-def _decode_topic(path: str, raw: bytes) -> _Topic:
+def _decode_topic(name: str, path: str, raw: bytes) -> _Topic:
     try:
         topic = msgspec.json.decode(raw, type=_Topic)
-    except msgspec.DecodeError as error:
-        raise CorruptStateError(
-            f'{path}: damaged ({error}); write {{"version":1,"partitions":N}} with N as it was'
-        ) from error
-    if topic.version != 1 or not 1 <= topic.partitions <= MAX_PARTITIONS:
-        raise CorruptStateError(
-            f"{path}: version {topic.version}, {topic.partitions} partitions: not written by this release"
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _topic_damaged(path, str(error)) from error
+    if topic != _Topic.make(name, topic.version, topic.partitions):
+        raise _topic_damaged(path, "its check does not fit")
+    if topic.version != 1:
+        raise ConfigError(
+            f"{path}: written by a newer release (version {topic.version}); upgrade, or use another folder"
         )
     return topic
+
+
+def _topic_damaged(path: str, what: str) -> CorruptStateError:
+    return CorruptStateError(
+        f"{path}: damaged: {what}; delete it: the next `create_topic` writes it anew, with log.partitions as before"
+    )

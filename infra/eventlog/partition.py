@@ -13,7 +13,7 @@ import time
 from infra.errors import CorruptStateError, RetryableError
 from infra.eventlog import frames
 from infra.eventlog.base import Record
-from infra.eventlog.filesystem import FileSystem, write_new_file
+from infra.eventlog.filesystem import FileSystem, write_all, write_new_file
 from infra.eventlog.frames import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, FrameError
 from infra.eventlog.marks import HIGHWATER_BYTES, HighWater, Tail
 
@@ -42,16 +42,19 @@ class Partition:
         self.path = path
         create_partition(fs, path)
         self._lock_fd = fs.open(f"{path}/highwater", write=True)
-        self.highwater = HighWater(fs.map(self._lock_fd, HIGHWATER_BYTES), f"{path}/highwater")
-        self._closed = False
+        # Whoever holds the lock is a live writer: it has repaired the partition already.
+        alone = fs.try_lock(self._lock_fd)
         try:
-            # Whoever holds the lock is a live writer: it has repaired the partition already.
-            if fs.try_lock(self._lock_fd):
+            if alone and fs.size(self._lock_fd) != HIGHWATER_BYTES:
+                write_all(fs, self._lock_fd, bytes(HIGHWATER_BYTES), 0)
+            self.highwater = HighWater(fs.map(self._lock_fd, HIGHWATER_BYTES), f"{path}/highwater")
+            if alone:
                 self.recover()
                 self.unlock()
         except BaseException:
-            self.close()
+            fs.close(self._lock_fd)
             raise
+        self._closed = False
 
     def lock(self) -> None:
         """Take the partition's lock. RetryableError where another process holds it for too long."""
