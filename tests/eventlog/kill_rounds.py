@@ -1,8 +1,9 @@
 """Kills writers of one log at random instants, round after round, and judges what is left; run as a program.
 
-`kill_rounds.py FOLDER SEED ROUNDS` prints one JSON object. A process of its own, because it forks: each round forks
-writers that append, flush and note what was acknowledged, kills them together, and starts the next ones on what they left.
-The parent polls all the while, as a reader that outlives every writer.
+`kill_rounds.py FOLDER SEED ROUNDS [no-lock]` prints one JSON object. A process of its own, because it forks: each round
+forks writers that append, flush and note what was acknowledged, kills them together, and starts the next ones on what
+they left. A reader polls all the while and outlives every writer. `no-lock` plants a bug: writers do not exclude each
+other.
 """
 
 import json
@@ -16,11 +17,23 @@ import time
 from pathlib import Path
 
 from infra.config import LogConfig
-from infra.eventlog import open_log
+from infra.eventlog.filesystem import FileSystem
+from infra.eventlog.log import EmbeddedLog
 
 CONFIG = LogConfig(segment_bytes=4_000)
 WRITERS = 3
 NOTE = struct.Struct("<qq")  # acknowledged records, 1 while a flush runs
+
+
+class NoLock(FileSystem):
+    """Wrong on purpose."""
+
+    def try_lock(self, fd):
+        return True
+
+
+def open_log(folder, config):
+    return EmbeddedLog(str(folder), config, NoLock() if "no-lock" in sys.argv else FileSystem())
 
 
 def write(folder, name, seed, note):
@@ -51,11 +64,8 @@ def fork_writer(folder, name, seed):
 
 
 def play(folder, seed, rounds):
-    """All rounds; returns (acknowledged by writer name, kills within a flush, values the live reader saw)."""
+    """All rounds; (acknowledged by writer name, kills within a flush)."""
     rng = random.Random(seed)
-    log = open_log(folder, CONFIG)
-    log.create_topic("t", 1)
-    log.close()
     acknowledged, hits, children = {}, 0, []
     for number in range(rounds):
         for index in range(WRITERS):

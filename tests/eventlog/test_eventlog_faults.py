@@ -1,6 +1,7 @@
 """Disk full, EIO, failed sync: the flush stops loudly, the log is as before, and a later flush goes on."""
 
 import errno
+import resource
 
 import pytest
 
@@ -109,6 +110,26 @@ def test_a_failed_flush_changes_nothing_and_a_later_one_succeeds(bench, call, nu
     bench.writer.flush()
     assert bench.writer.pending_bytes == 0
     assert bench.values() == [b"first", b"second", b"third"]
+
+
+def test_a_limit_of_the_system_itself_is_met_the_same_way(tmp_path):
+    log = EmbeddedLog(str(tmp_path), LogConfig())
+    log.create_topic("t", 1)
+    writer = log.writer("t")
+    values = [b"%d" % number + bytes(200) for number in range(40)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for value in values:
+        writer.append(0, value, timestamp_ms=1)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, hard))  # the kernel takes 3,000 bytes, then refuses
+        with pytest.raises(RetryableError, match="File too large; nothing was lost"):
+            writer.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert log.end_offset("t", 0) == 0
+    writer.flush()
+    assert [bytes(record.value) for record in log.read("t", 0, 0)] == values
+    log.close()
 
 
 def test_others_may_write_after_a_failed_flush(bench):

@@ -10,12 +10,12 @@ import pytest
 ROUNDS = 40
 
 
-def kill_rounds(folder, seed, rounds):
+def kill_rounds(folder, seed, rounds, *bug):
     program = Path(__file__).with_name("kill_rounds.py")
-    done = subprocess.run(
-        [sys.executable, program, folder, str(seed), str(rounds)], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, program, folder, str(seed), str(rounds), *bug]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if done.returncode:
+        return {"problems": [done.stderr]}
     return json.loads(done.stdout)
 
 
@@ -23,6 +23,10 @@ def test_killed_writers_lose_nothing_and_double_nothing(tmp_path):
     result = kill_rounds(tmp_path / "log", 1, ROUNDS)
     assert result["problems"] == []
     assert result["in_flush"] >= ROUNDS  # kills that hit unfinished work
+
+
+def test_writers_that_do_not_exclude_each_other_are_caught(tmp_path):
+    assert kill_rounds(tmp_path / "log", 1, 5, "no-lock")["problems"] != []
 
 
 @pytest.mark.slow

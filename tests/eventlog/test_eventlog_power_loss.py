@@ -115,6 +115,11 @@ def test_what_was_acknowledged_survives_power_loss():
     assert sum(survive(seed) for seed in SEEDS) >= 2_000
 
 
+@pytest.mark.slow
+def test_what_was_acknowledged_survives_power_loss_at_100_000_moments():
+    assert sum(survive(seed) for seed in range(1_000, 3_600)) >= 100_000
+
+
 def lost(disk_class):
     """Whether the test notices this disk."""
     for seed in SEEDS:
