@@ -96,8 +96,8 @@ class Replica:
 
     def advance_to_newest(self, *, max_versions: int = 1 << 30) -> int:
         """Apply what is durable now; returns how many versions changed something."""
-        reader = self._reader or self._start(None)
         before = self.applied
+        reader = self._reader or self._start(None)
         for _ in range(max_versions):
             version = self._ahead or reader.poll()
             self._ahead = None
