@@ -128,6 +128,8 @@ class ModelConfig(Section, frozen=True):
     slots: dict[str, SlotConfig] = msgspec.field(default_factory=_default_slots)
     # Widths of the hidden layers of the deep part.
     hidden: tuple[int, ...] = (64, 32)
+    # Rank of the cross between user side and item side. With the slots' dim it starts as a factorization machine.
+    rank: int = 16
     # History items used, the most recent ones; title words used.
     history_length: int = 50
     title_words: int = 16

@@ -1,0 +1,101 @@
+"""The nightly retrain: a day of the archive, dense and sparse, shuffled, from the chain's own last generation.
+
+The day's features are attached in one ordered pass through the counters, the same reads as the minute loop made;
+then impressions are shuffled by a seed that is a function of (model seed, day, pass) and learned in fixed batches, with
+negatives sampled by a hash and corrected for. Tables keep their Adagrad accumulators and the net its Adam moments:
+a warm start. One thread, deterministic: the same archive gives the same bits.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.config import ModelConfig
+from stream.examples import ExampleColumns
+from stream.features.batch import SLOTS, SLOTS_ITEM, SLOTS_USER, Batch
+from stream.features.blocks import gather_blocks, scatter_gradients
+from stream.features.context import N_FEATURES, PRIOR_CTR
+from stream.features.day import DayContext, attach_context
+from stream.sampling import Sampling
+from trainer.dense import DenseTrainer
+from trainer.net import NetShape, initial_weights
+from trainer.online import _rows, rows_of
+from trainer.rules import rowwise_adagrad
+from trainer.state import ModelState
+from trainer.stepper import Floats
+
+
+def shape_of(model: ModelConfig) -> NetShape:
+    """The architecture that a configuration asks for. Raises ValueError where slots differ in dimension."""
+    dims = {model.slots[slot].dim for slot in (*SLOTS_USER, *SLOTS_ITEM)}
+    if len(dims) != 1:
+        raise ValueError(f"model.slots: all but position share one dim, here {sorted(dims)}")
+    return NetShape(dims.pop(), len(SLOTS_USER), len(SLOTS_ITEM), N_FEATURES, model.rank, model.hidden)
+
+
+def retrain_day(
+    state: ModelState,
+    moments: Mapping[str, Floats] | None,
+    examples: ExampleColumns,
+    *,
+    day: int,
+    last_tick: int,
+    epochs: int,
+    graphs: Mapping[str, bytes],
+) -> dict[str, Floats]:
+    """Learn a day in place and advance counters and tick to `last_tick`; returns Adam's moments.
+
+    `examples` are in tick order and close at or before `last_tick`; the state's counters hold all before them. With
+    no net yet, weights start from the model seed.
+    """
+    context = attach_context(examples, state.counters, state.catalogue, state.timeline)
+    shape = shape_of(state.model)
+    weights = dict(state.dense) or fresh_weights(shape, state.model, context)
+    net = DenseTrainer(shape, weights, moments, state.train.dense_lr)
+    sampling = Sampling(state.train.retrain_negative_rate, state.model.seed)
+    for epoch in range(epochs):
+        order = np.random.default_rng([state.model.seed, day, epoch]).permutation(len(examples)).astype(np.int64)
+        for lo in range(0, len(order), state.train.retrain_batch_impressions):
+            select = order[lo : lo + state.train.retrain_batch_impressions]
+            _learn(state, net, context.batch(select, state.model, sampling=sampling), last_tick)
+    state.set_net(net.weights(), graphs)
+    state.counters.as_shown(last_tick + 1)
+    state.tick = last_tick
+    return net.moments()
+
+
+def fresh_weights(shape: NetShape, model: ModelConfig, context: DayContext) -> dict[str, Floats]:
+    """Initial weights, with the context's mean and spread as found in the day, and the prior's log-odds as bias."""
+    bias = float(np.log(PRIOR_CTR / (1 - PRIOR_CTR)))
+    weights: dict[str, Floats] = {k: v.numpy() for k, v in initial_weights(shape, model.seed, bias).items()}
+    if len(context.ctx):
+        shown = np.bincount(context.ctx_of_value, minlength=len(context.ctx)).astype(np.float64)
+        mean = np.average(context.ctx, axis=0, weights=shown)
+        spread = np.sqrt(np.average((context.ctx - mean) ** 2, axis=0, weights=shown))
+        weights["ctx_shift"] = mean.astype(np.float32)
+        weights["ctx_scale"] = (1.0 / np.maximum(spread, 0.05)).astype(np.float32)
+    return weights
+
+
+def _learn(state: ModelState, net: DenseTrainer, batch: Batch, tick: int) -> None:
+    if batch.n_rows == 0:
+        return
+    slots: list[str] = list(SLOTS)
+    rows: dict[str, NDArray[np.int32]] = rows_of(state, batch, tick, slots)
+    blocks = gather_blocks(batch, {slot: partial(_rows, state.tables[slot], rows[slot]) for slot in SLOTS})
+    out = net.step(
+        user=blocks.user,
+        item=blocks.item,
+        ctx=blocks.ctx,
+        imp_of_row=blocks.imp_of_row,
+        item_of_row=blocks.item_of_row,
+        ctx_of_row=blocks.ctx_of_row,
+        offset=blocks.position_bias + np.float32(batch.log_odds_offset),
+        label=batch.label,
+    )
+    grads = scatter_gradients(batch, out.d_user, out.d_item, out.d_row)
+    for slot in slots:
+        table = state.tables[slot]
+        rowwise_adagrad(table.values, table.state, rows[slot], grads[slot], state.model.slots[slot].retrain_lr)

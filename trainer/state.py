@@ -1,0 +1,158 @@
+"""Everything the trainer knows after a tick, and its form as named tensors.
+
+    slot/<slot>/keys values state last_seen     embedding rows with their optimizer state
+    dense/<weight>, graph/score, graph/step     the net of this generation
+    counters/… lagged/… pending/…               counters, newest and as shown, and the deltas between
+    items/…                                     the catalogue as known through this tick
+
+A state is a pure function of the ticks it learned; where a row lies in a table never reaches its tensors. Counters and
+catalogue belong to no generation: opening one replaces tables and net and leaves them alone.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.config import Config
+from infra.embedding import EmbeddingTable
+from stream.features.batch import SLOTS
+from stream.features.catalogue import Catalogue, ItemRows
+from stream.features.counters import CounterDelta, LaggedCounters
+from trainer.stepper import Floats, StepNet
+
+Tensors = dict[str, NDArray[Any]]
+BEFORE = -(2**62)  # before every tick
+ROW_COLUMNS = ("keys", "values", "state", "last_seen")
+
+
+class ModelState:
+    """Tables, net, counters and catalogue, as they are after `tick`. One thread."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.model, self.train = config.model, config.train
+        self.timeline = config.time.build()
+        self.tables = {slot: _table(config, slot) for slot in SLOTS}
+        self.counters = LaggedCounters.build(config.model, self.timeline)
+        self.catalogue = Catalogue()
+        self.dense: dict[str, Floats] = {}
+        self.graphs: dict[str, bytes] = {}
+        self.generation = -1  # -1: none yet, ticks are only counted
+        self.tick = BEFORE
+        self._net: StepNet | None = None
+
+    @property
+    def net(self) -> StepNet:
+        """The step graph, filled with this generation's weights. ValueError before the first generation."""
+        if self._net is None:
+            if "step" not in self.graphs:
+                raise ValueError("there is no net before the first generation")
+            self._net = StepNet(self.graphs["step"], self.dense)
+        return self._net
+
+    def set_net(self, dense: Mapping[str, Floats], graphs: Mapping[str, bytes]) -> None:
+        """Take another generation's weights, and graphs where the architecture changed."""
+        same = self._net is not None and graphs.get("step") == self.graphs.get("step")
+        self.dense, self.graphs = dict(dense), dict(graphs)
+        if self._net is not None and same:
+            self._net.load(self.dense)
+        else:
+            self._net = None
+
+    def open(self, tensors: Mapping[str, NDArray[Any]], generation: int) -> None:
+        """Open a generation from a snapshot's tensors: its tables and net; counters and catalogue stay."""
+        for table in self.tables.values():
+            table.clear()
+            _put(table, tensors)
+        self.set_net(_dense(tensors), _graphs(tensors))
+        self.generation = generation
+
+    def apply(self, tick: int, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Redo a published tick from its delta: after it, the state is what learning the tick would have left."""
+        for table in self.tables.values():
+            _put(table, tensors)
+        delta = CounterDelta.from_tensors(tensors, "counters")
+        if len(delta):
+            self.counters.newest.apply(delta)
+            self.counters.pending.append(delta)
+        self.counters.as_shown(tick + 1)
+        self.catalogue.add(ItemRows.from_tensors(tensors))
+        self.tick = tick
+
+    def export(self) -> Tensors:
+        """The whole state as tensors, rows sorted by key: what a snapshot holds."""
+        out: Tensors = {}
+        for slot, table in self.tables.items():
+            rows = table.export()
+            out |= {f"slot/{slot}/{column}": getattr(rows, column) for column in ROW_COLUMNS}
+        out |= {f"dense/{name}": weight for name, weight in self.dense.items()}
+        out |= {f"graph/{name}": np.frombuffer(graph, np.uint8) for name, graph in self.graphs.items()}
+        out |= self.counters.export()
+        out |= self.catalogue.section(BEFORE, self.tick).tensors()
+        return dict(sorted(out.items()))
+
+    @staticmethod
+    def restore(config: Config, tensors: Mapping[str, NDArray[Any]], generation: int, tick: int) -> "ModelState":
+        """Continue, bit for bit, what was exported under the same configuration."""
+        state = ModelState(config)
+        state.open(tensors, generation)
+        state.counters = LaggedCounters.restore(tensors, config.model, state.timeline)
+        state.catalogue = Catalogue.restore(tensors)
+        state.tick = tick
+        return state
+
+    def digest(self) -> str:
+        """blake2b-256 of generation, tick and every tensor, hex: equal states, equal digests."""
+        h = hashlib.blake2b(f"{self.generation}/{self.tick}\n".encode(), digest_size=32)
+        for name, tensor in self.export().items():
+            h.update(f"{name}/{tensor.dtype.str}/{tensor.shape}\n".encode())
+            h.update(np.ascontiguousarray(tensor).data)
+        return h.hexdigest()
+
+    def copy(self) -> "ModelState":
+        """An independent state that continues from here; it shares the graphs."""
+        twin = ModelState.__new__(ModelState)
+        twin.__dict__.update(self.__dict__)
+        twin.tables = {slot: table.copy() for slot, table in self.tables.items()}
+        twin.counters, twin.catalogue = self.counters.copy(), self.catalogue.copy()
+        twin.dense, twin.graphs, twin._net = dict(self.dense), dict(self.graphs), None
+        return twin
+
+    def not_finite(self) -> list[str]:
+        """Names of the weights and slots that hold NaN or Inf."""
+        bad = [f"dense/{name}" for name, weight in self.dense.items() if not np.isfinite(weight).all()]
+        for slot, table in self.tables.items():
+            rows = table.export()
+            if not (np.isfinite(rows.values).all() and np.isfinite(rows.state).all()):
+                bad.append(f"slot/{slot}")
+        return bad
+
+
+def _table(config: Config, slot: str) -> EmbeddingTable:
+    options = config.model.slots[slot]
+    return EmbeddingTable(
+        slot=slot,
+        dim=options.dim,
+        seed=config.model.seed,
+        init_scale=options.init_scale,
+        state_init=options.adagrad_init,
+    )
+
+
+def _put(table: EmbeddingTable, tensors: Mapping[str, NDArray[Any]]) -> None:
+    prefix = f"slot/{table.slot}"
+    if (gone := tensors.get(f"{prefix}/tombstones")) is not None:
+        table.remove(gone)
+    if f"{prefix}/keys" in tensors:
+        table.put(*(tensors[f"{prefix}/{c}"] for c in ROW_COLUMNS))
+
+
+def _dense(tensors: Mapping[str, NDArray[Any]]) -> dict[str, Floats]:
+    return {name.removeprefix("dense/"): t for name, t in tensors.items() if name.startswith("dense/")}
+
+
+def _graphs(tensors: Mapping[str, NDArray[Any]]) -> dict[str, bytes]:
+    return {name.removeprefix("graph/"): t.tobytes() for name, t in tensors.items() if name.startswith("graph/")}
