@@ -33,11 +33,11 @@ def ask(trainer, config):
     return score
 
 
-def from_scratch(state, config, version=VersionId(0, 0), precision="float32") -> View:
+def from_scratch(state, config) -> View:
     """The view of a whole state, built at once: what a replica must agree with however it got there."""
-    model = ServedModel(config.model, config.time.build(), precision=precision)
+    model = ServedModel(config.model, config.time.build(), precision="float32")
     model.open({n: t for n, t in state.items() if is_served(n)})
-    view = model.show(version, "")
+    view = model.show(VersionId(0, 0), "")
     assert view is not None
     return view
 
