@@ -8,6 +8,18 @@ the hot path.
 import fcntl
 import mmap
 import os
+from collections.abc import Callable
+
+# macOS has no fdatasync, and its fsync stops at the drive's cache.
+_FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
+_FDATASYNC: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
+
+
+def _sync_data(fd: int) -> None:
+    if _FULL_SYNC is None:
+        _FDATASYNC(fd)
+    else:
+        fcntl.fcntl(fd, _FULL_SYNC)
 
 
 class FileSystem:
@@ -31,7 +43,7 @@ class FileSystem:
 
     def sync(self, fd: int) -> None:
         """The file's bytes and size are durable afterwards; its name is so after `sync_folder`."""
-        os.fdatasync(fd)
+        _sync_data(fd)
 
     def size(self, fd: int) -> int:
         return os.fstat(fd).st_size

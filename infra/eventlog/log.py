@@ -11,9 +11,7 @@ or a reader belongs to one thread; several threads may share the log that they c
 """
 
 import os
-import re
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -22,7 +20,7 @@ from typing import TypeVar
 import msgspec
 
 from infra.config import LogConfig
-from infra.errors import ConfigError, CorruptStateError, RetryableError
+from infra.errors import ConfigError, RetryableError
 from infra.eventlog.base import Record
 from infra.eventlog.cursor import Cursor, last_record
 from infra.eventlog.filesystem import FileSystem, write_new_file
@@ -30,21 +28,10 @@ from infra.eventlog.partition import LOCK_WAIT_S, Partition, create_partition
 from infra.eventlog.positions import Positions, create_positions, forget_positions
 from infra.eventlog.reader import EmbeddedReader
 from infra.eventlog.retention import drop_segments
+from infra.eventlog.topics import MAX_PARTITIONS, Topic, check_name, decode_topic
 from infra.eventlog.writer import EmbeddedWriter
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-MAX_PARTITIONS = 1_024
 T = TypeVar("T")
-
-
-class _Topic(msgspec.Struct, frozen=True):
-    version: int
-    partitions: int
-    check: int  # CRC-32 of the name and the two numbers: a flipped digit would move every key
-
-    @staticmethod
-    def make(topic: str, version: int, partitions: int) -> "_Topic":
-        return _Topic(version, partitions, zlib.crc32(f"{topic} {version} {partitions}".encode()))
 
 
 class EmbeddedLog:
@@ -54,7 +41,7 @@ class EmbeddedLog:
         self._fs = fs or FileSystem()
         self._root = root
         self._config = config
-        self._topics: dict[str, _Topic] = {}
+        self._topics: dict[str, Topic] = {}
         self._views: dict[tuple[str, int], Partition] = {}
         self._cursors: dict[tuple[str, int], Cursor] = {}
         self._reader_files: dict[tuple[str, str], Positions] = {}
@@ -68,7 +55,7 @@ class EmbeddedLog:
             self._fs.sync_folder(os.path.dirname(os.path.abspath(self._root)))
 
     def create_topic(self, topic: str, partitions: int) -> None:
-        _check_name("topic", topic)
+        check_name("topic", topic)
         if not 1 <= partitions <= MAX_PARTITIONS:
             raise ConfigError(f"topic {topic}: {partitions} partitions; choose 1 to {MAX_PARTITIONS}")
         self._guard(f"{self._root}: creating topic {topic}", lambda: self._create_topic(topic, partitions))
@@ -90,11 +77,11 @@ class EmbeddedLog:
                 create_partition(self._fs, f"{folder}/{number}")
             self._fs.sync_folder(self._root)
             self._fs.sync_folder(folder)  # topic.json says that the rest is there
-            write_new_file(self._fs, folder, "topic.json", msgspec.json.encode(_Topic.make(topic, 1, partitions)))
+            write_new_file(self._fs, folder, "topic.json", msgspec.json.encode(Topic.make(topic, 1, partitions)))
 
     def partitions(self, topic: str) -> int:
         if topic not in self._topics:
-            _check_name("topic", topic)
+            check_name("topic", topic)
             path = f"{self._root}/{topic}/topic.json"
             try:
                 fd = self._fs.open(path)
@@ -103,7 +90,7 @@ class EmbeddedLog:
                     f"{path}: no topic {topic} in this log; create it first, or check the path"
                 ) from error
             try:
-                self._topics[topic] = _decode_topic(topic, path, self._fs.pread(fd, 4_096, 0))
+                self._topics[topic] = decode_topic(topic, path, self._fs.pread(fd, 4_096, 0))
             finally:
                 self._fs.close(fd)
         return self._topics[topic].partitions
@@ -118,7 +105,7 @@ class EmbeddedLog:
         return writer
 
     def reader(self, topic: str, name: str, partitions: Sequence[int] | None = None) -> EmbeddedReader:
-        _check_name("reader", name)
+        check_name("reader", name)
         count = self.partitions(topic)
         numbers = range(count) if partitions is None else partitions
         for number in numbers:
@@ -258,28 +245,3 @@ class EmbeddedLog:
             raise RetryableError(
                 f"{what}: {error.strerror}; make room or mend the disk, then try again", after_s=1.0
             ) from error
-
-
-def _check_name(kind: str, name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"{kind} {name!r}: lower-case letters, digits, dot, dash and underscore, at most 64")
-
-
-def _decode_topic(name: str, path: str, raw: bytes) -> _Topic:
-    try:
-        topic = msgspec.json.decode(raw, type=_Topic)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _topic_damaged(path, str(error)) from error
-    if topic != _Topic.make(name, topic.version, topic.partitions):
-        raise _topic_damaged(path, "its check does not fit")
-    if topic.version != 1:
-        raise ConfigError(
-            f"{path}: written by a newer release (version {topic.version}); upgrade, or use another folder"
-        )
-    return topic
-
-
-def _topic_damaged(path: str, what: str) -> CorruptStateError:
-    return CorruptStateError(
-        f"{path}: damaged: {what}; delete it: the next `create_topic` writes it anew, with log.partitions as before"
-    )
