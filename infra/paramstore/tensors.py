@@ -23,7 +23,9 @@ Tensors = dict[str, NDArray[Any]]
 
 ALIGN = 64
 NAME = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_./-]{0,127}")
-DTYPES = frozenset(("bool", "int8", "uint8", "int16", "int32", "int64", "uint64", "float16", "float32", "float64"))
+_NAMES = ("bool", "int8", "uint8", "int16", "int32", "int64", "uint64", "float16", "float32", "float64")
+DTYPES = {name: np.dtype(name) for name in _NAMES}
+NAME_OF = {dtype: name for name, dtype in DTYPES.items()}  # `dtype.name` costs more than copying a small tensor
 MAX_DIMS = 8
 
 SCHEMA = pa.schema(
@@ -78,7 +80,7 @@ def _batch(tensors: Mapping[str, NDArray[Any]]) -> pa.RecordBatch:
     arrays = [np.ascontiguousarray(tensors[name]) for name in names]
     offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
     for i, (name, array) in enumerate(zip(names, arrays, strict=True)):
-        if not NAME.fullmatch(name) or array.dtype.name not in DTYPES:
+        if not NAME.fullmatch(name) or array.dtype not in NAME_OF:
             raise ValueError(f"tensor {name!r} of {array.dtype}: name or dtype does not travel")
         offsets[i + 1] = offsets[i] + -(-array.nbytes // ALIGN) * ALIGN
     data = np.zeros(int(offsets[-1]), dtype=np.uint8)
@@ -89,7 +91,7 @@ def _batch(tensors: Mapping[str, NDArray[Any]]) -> pa.RecordBatch:
     return pa.record_batch(
         [
             pa.array(names, pa.string()),
-            pa.array([a.dtype.name for a in arrays], pa.string()),
+            pa.array([NAME_OF[a.dtype] for a in arrays], pa.string()),
             pa.array(shapes, pa.list_(pa.int64())),
             column,
         ],
@@ -120,7 +122,7 @@ def _checked(name: object) -> str:
 def _array(name: str, dtype: object, shape: object, data: pa.Buffer | None, at: int, room: int) -> NDArray[Any]:
     if dtype not in DTYPES or not isinstance(shape, list) or len(shape) > MAX_DIMS or min(shape, default=0) < 0:
         raise CorruptStateError(f"tensor {name}: dtype {dtype!r} or shape {shape!r} is not known")
-    kind = np.dtype(str(dtype))
+    kind = DTYPES[str(dtype)]
     count = 1
     for n in shape:
         count *= n
