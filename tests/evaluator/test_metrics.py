@@ -96,7 +96,7 @@ def test_probability_figures_equal_their_definitions(rows):
     z = [logit for _, logit in rows]
     sums, _ = add([y], [[0.0] * len(z)], [z])
     p = [1 / (1 + math.exp(-v)) for v in z]
-    loss = sum(math.log1p(math.exp(-v)) if label else math.log1p(math.exp(-v)) + v for label, v in rows) / len(y)
+    loss = sum(math.log1p(math.exp(-v)) if label else math.log1p(math.exp(v)) for label, v in rows) / len(y)
     got = m.figures(sums, 0.5)
     assert got.log_loss == pytest.approx(loss, rel=1e-9, abs=1e-12)
     if 0 < sum(y) < len(y):

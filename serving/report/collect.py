@@ -1,0 +1,137 @@
+"""Reads the facts of a run from its folder: logs, store, the processes' own accounts, the evaluator's books.
+
+Only reads, and only what each owner has made durable; a part that a run does not have (no replica, no versions yet)
+is left out, so that an interrupted run has a report too.
+"""
+
+import os
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from infra.errors import InputError
+from infra.eventlog import EventLog, create_topics, open_log
+from infra.paramstore.store import ParamStore
+from infra.paramstore.version import Kind
+from infra.process import RunFolder
+from infra.ticks import Timeline
+from serving.report.build import RunFacts
+from stream.examples import decode_example_meta
+
+SYNC_BINS = 32
+
+
+def collect(folder: RunFolder) -> RunFacts:
+    """The facts of a run. Raises InputError where the folder holds no run."""
+    config = folder.load_config()
+    if not folder.log.is_dir():
+        raise InputError(f"{folder.path}: a run that has not started; run it with `ouzel run`")
+    log = open_log(folder.log, config.log)
+    try:
+        create_topics(log, config.log.partitions)
+        stats = _stats(folder)
+        versions = _versions(folder, log, config.time.build())
+        return RunFacts(
+            name=folder.path.resolve().name,
+            config=config,
+            evaluation=_json(folder, "evaluation/evaluation.json"),
+            counts=_counts(log),
+            stats=stats,
+            table_rows=_table_rows(stats),
+            machine=machine(),
+            **(versions | _sync(stats, versions)),
+        )
+    finally:
+        log.close()
+
+
+def machine() -> str:
+    """The machine that writes the report, in words."""
+    return f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+
+
+def _json(folder: RunFolder, name: str) -> dict[str, Any]:
+    path = folder.path / name
+    if not path.is_file():
+        return {}
+    value: dict[str, Any] = msgspec.json.decode(path.read_bytes())
+    return value
+
+
+def _stats(folder: RunFolder) -> dict[str, Mapping[str, Any]]:
+    if not folder.stats.is_dir():
+        return {}
+    names = sorted(p.name for p in folder.stats.glob("*.json") if not p.name.endswith(".live.json"))
+    return {name.removesuffix(".json"): _json(folder, f"stats/{name}") for name in names}
+
+
+def _counts(log: EventLog) -> dict[str, int]:
+    """The joiner's cumulative counters, from the last record of each partition of `examples`."""
+    total: dict[str, int] = {}
+    for partition in range(log.partitions("examples")):
+        record = log.last_record("examples", partition)
+        for name, n in decode_example_meta(record.meta).counts.items() if record is not None else ():
+            total[name] = total.get(name, 0) + n
+    return total
+
+
+def _versions(folder: RunFolder, log: EventLog, timeline: Timeline) -> dict[str, Any]:
+    """What the versions log says: how many, how large, when generations opened, publication delays."""
+    published, size, opened, delays = 0, 0, [], []
+    last = None
+    for version in ParamStore(folder.path, log).reader():
+        last = version.meta
+        if last.kind is Kind.PROGRESS:
+            continue
+        published += 1
+        size += len(version.value)
+        if last.kind is Kind.GENERATION:
+            opened.append(timeline.end_ms(last.tick))
+        if last.closed_wall_ms and last.published_wall_ms:
+            delays.append(max(0.0, (last.published_wall_ms - last.closed_wall_ms) / 1000))
+    out: dict[str, Any] = {
+        "versions": published,
+        "version_bytes": size,
+        "promotions_ms": opened,
+        "publish_s": distribution(delays, measured_by="trainer: tick closed to version durable"),
+    }
+    if last is not None:
+        out |= {"digest": last.digest, "generation": last.generation, "tick": last.tick}
+    return out
+
+
+def _sync(stats: Mapping[str, Mapping[str, Any]], versions: Mapping[str, Any]) -> dict[str, Any]:
+    """Closed to served, as the replica measured it; the trainer's closed to durable where no replica ran."""
+    measured = stats.get("replica", {}).get("notes", {}).get("sync_s", {})
+    if not measured.get("p50"):
+        return {"sync_s": versions["publish_s"]}
+    return {"sync_s": {**measured, "measured_by": "replica: tick closed to version served"}}
+
+
+def distribution(values: list[float], *, measured_by: str) -> dict[str, Any]:
+    """Percentiles, and a histogram in even steps of the logarithm."""
+    if not values:
+        return {}
+    x = np.maximum(np.array(values), 1e-4)
+    low, high = float(x.min()), float(x.max())
+    edges = np.geomspace(low * 0.98, max(high * 1.02, low * 1.1), SYNC_BINS + 1)
+    counts, _ = np.histogram(x, edges)
+    return {
+        "p50": float(np.percentile(x, 50)),
+        "p99": float(np.percentile(x, 99)),
+        "edges": [float(f"{e:.4g}") for e in edges],
+        "counts": counts.tolist(),
+        "measured_by": measured_by,
+    }
+
+
+def _table_rows(stats: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """Rows by slot, as the trainer noted them, else the replica."""
+    for process in ("trainer", "replica"):
+        rows = stats.get(process, {}).get("notes", {}).get("table_rows")
+        if rows:
+            return {str(slot): int(n) for slot, n in rows.items()}
+    return {}

@@ -1,0 +1,81 @@
+"""The words of the report: what the arms are, what was dropped and why, how to read it, what it does not show."""
+
+ARM_MEANING = {
+    "online": "learns every tick; what a replica serves",
+    "nightly": "the same net, retrained each midnight, with live counters",
+    "frozen": "the nightly net with the counters of midnight: a nightly batch pipeline",
+    "popularity": "recent click rate of the item, nothing else",
+    "oracle": "the generator's true click probability; no model can do better",
+}
+
+DROP_MEANING = {
+    "future": "its own time lies beyond the moment it came in: a wrong clock",
+    "late_impression": "it came in after its tick was closed",
+    "duplicate_impression": "an impression with this id was there before",
+    "late": "an engagement after the attribution window",
+    "orphan": "an engagement whose impression never came",
+    "duplicate_engagement": "the same engagement was there before",
+    "unknown_item": "an engagement with an item that was not shown",
+    "malformed": "a record that could not be used; kept in dead-letters",
+}
+
+READING = (
+    (
+        "AUC, MRR, nDCG",
+        "The official MIND metrics: one value for each impression, then the mean. Impressions with no click, or "
+        "only clicks, have no order to judge and are left out, as MIND does. Ties count as the mean over their "
+        "orders.",
+    ),
+    (
+        "Pooled AUC",
+        "One ranking of all shown items of all users; it also rewards knowing which users click.",
+    ),
+    (
+        "NE",
+        "Log-loss over the entropy of the click rate. 1 is what knowing the click rate alone gives; lower is better.",
+    ),
+    (
+        "Calibration",
+        "Predicted over observed clicks. Ranks use the score at the first position; log-loss, NE and calibration "
+        "use the score at the position shown.",
+    ),
+    (
+        "Honest by construction",
+        "Everything is scored before it is learned. An impression shown in a tick is scored by the newest version"
+        " that every replica was certain to hold by then, never by a luckier one, and so are its counters.",
+    ),
+    (
+        "Label wait",
+        "From an engagement reaching the log to the close of the tick that learns it, in event time.",
+    ),
+    (
+        "Sync",
+        "From the trainer reading that a tick is closed to its version being servable, in wall time.",
+    ),
+)
+
+LIMITS = (
+    (
+        "Replayed, not live",
+        "The log shows what another recommender showed. A replay says how well clicks on those items are ranked, "
+        "not what people would have clicked had this system chosen.",
+    ),
+    (
+        "Simulated delays",
+        "MIND does not record when a click came; delays are drawn from a seeded distribution.",
+    ),
+    (
+        "Speed",
+        "At full speed days pass in seconds, so processes compete for cores and a version waits for its turn; "
+        "sync at the speed of life is shorter.",
+    ),
+    (
+        "The oracle",
+        "Exists for generated logs only, and bounds ranking by probability: on a finite log luck adds noise to "
+        "every arm, so differences below a few hundredths of a point mean little.",
+    ),
+    (
+        "Dense weights",
+        "Move each night only; between nights embeddings, biases and counters learn.",
+    ),
+)
