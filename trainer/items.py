@@ -1,0 +1,64 @@
+"""Follows `items`: catalogue records as they become known, and how far in event time the topic is complete.
+
+Rows carry `ingested_at`; the watermark is their running maximum minus the disorder bound, and heartbeats move it where
+nothing else does. What lies ahead of a tick is held by the catalogue and read as of the tick: being ahead changes nothing.
+"""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from infra.eventlog import EventLog
+from infra.ticks import Timeline
+from stream.events import ItemKind, decode_items
+from stream.features.catalogue import Catalogue, ItemRows
+
+POLL_S = 0.002
+
+
+class ItemsFollower:
+    """Adds records of `items` to a catalogue, from the start of the topic or an offset."""
+
+    def __init__(self, log: EventLog, catalogue: Catalogue, timeline: Timeline, *, offset: int = 0) -> None:
+        self._log, self._timeline = log, timeline
+        self.catalogue = catalogue
+        self.offset = max(offset, log.start_offset("items", 0))
+        self._newest_ms = -1
+
+    def reach(self, tick: int, *, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Return once every item that counts in `tick` is in the catalogue; False where `stop()` came first."""
+        while not self._complete(tick):
+            if not self._read():
+                if stop():
+                    return False
+                time.sleep(POLL_S)
+        return True
+
+    def _complete(self, tick: int) -> bool:
+        return self._newest_ms - self._timeline.disorder_bound_ms >= self._timeline.end_ms(tick)
+
+    def _read(self) -> int:
+        if self.offset >= self._log.end_offset("items", 0):
+            return 0
+        records = self._log.read("items", 0, self.offset)
+        for record in records:
+            rows = decode_items(record.value)
+            if len(rows):
+                self._newest_ms = max(self._newest_ms, int(rows.ingested_ms.max()))
+            kept = np.flatnonzero(rows.kind == ItemKind.ITEM)
+            if len(kept):
+                words = rows.words.take(kept)
+                self.catalogue.add(
+                    ItemRows.of(
+                        item=rows.item[kept],
+                        category=rows.category[kept],
+                        subcategory=rows.subcategory[kept],
+                        words=(words.offsets, words.values),
+                        published_ms=rows.published_ms[kept],
+                        ingested_ms=rows.ingested_ms[kept],
+                        timeline=self._timeline,
+                    )
+                )
+            self.offset = record.offset + 1
+        return len(records)

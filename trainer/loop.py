@@ -1,0 +1,285 @@
+"""The online trainer as a process: ticks in order, each learned, published and committed by one record.
+
+For each tick that closed, in this order:
+1. generations that are due before it are opened (`trainer.promotion`);
+2. items that count in it are in the catalogue;
+3. it is learned (`trainer.online`), or only counted while there is no generation;
+4. its delta is published; a stretch of empty ticks is noted as progress.
+A flush makes what was published durable, one fsync for up to FLUSH_TICKS ticks while catching up and one for each tick
+when there is nothing more to read. Only after it may retention pass the examples. A restart takes the newest state
+snapshot, applies the deltas after it, and reads on from the positions in the last of them; before the first snapshot it
+starts over, and what it derives again is not published twice.
+"""
+
+import time
+from collections.abc import Callable
+
+from infra.config import Config
+from infra.errors import CorruptStateError
+from infra.eventlog import EventLog
+from infra.paramstore.publisher import Publisher
+from infra.paramstore.store import ParamStore, State
+from infra.paramstore.version import Kind
+from infra.process import Process
+from stream.ticks_in import ExampleTicks, TickExamples
+from trainer.control import ControlLog, Decision
+from trainer.items import ItemsFollower
+from trainer.online import learn_tick
+from trainer.promotion import Promotion
+from trainer.schedule import Schedule
+from trainer.state import BEFORE, ModelState, Tensors
+
+FLUSH_TICKS = 10
+IDLE_S = 0.05
+
+
+class TrainLoop:
+    """One run's trainer. `run()` until the replay's end was learned, or told to stop."""
+
+    def __init__(self, process: Process, log: EventLog, *, until_end: bool) -> None:
+        self._process, self._log, self._until_end = process, log, until_end
+        self._config: Config = process.config
+        self._timeline = self._config.time.build()
+        self._store = ParamStore(process.folder.path, log)
+        self._control = ControlLog(log)
+        self._publisher: Publisher = self._store.publisher(fingerprint=fingerprint())
+        self._ticks = ExampleTicks(log, "trainer")
+        self._state = ModelState(self._config)
+        self._schedule: Schedule | None = None
+        self._items_offset = 0
+        self._seen = BEFORE  # the newest tick handled, published or not
+        self._unflushed = 0
+        self._last_snapshot = BEFORE
+        self._recover()
+        self._items = ItemsFollower(log, self._state.catalogue, self._timeline, offset=0)
+        self.learned = {"ticks": 0, "impressions": 0, "shown_items": 0, "versions": 0, "version_bytes": 0}
+        self.ended = False
+
+    # -- the loop ----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Raises CorruptStateError where logs and store contradict each other."""
+        while not self._process.stopping and not (self._until_end and self.ended):
+            tick = self._ticks.next_tick()
+            if tick is None:
+                self._flush()
+                tick = self._ticks.next_tick(IDLE_S)
+            if tick is not None:
+                self._take(tick)
+        self._flush()
+
+    def close(self) -> None:
+        """Flush and let go of the log."""
+        self._publisher.close()
+        self._control.close()
+        self._ticks.close()
+
+    def _take(self, tick: TickExamples) -> None:
+        started, closed_wall_ms = time.perf_counter(), time.time_ns() // 1_000_000
+        self._open_due(tick)
+        if not self._items.reach(tick.tick, stop=lambda: self._process.stopping):
+            return
+        if len(tick.examples):
+            self._learn(tick, closed_wall_ms)
+            self._process.metrics.observe("ouzel_tick_seconds", time.perf_counter() - started)
+        self._seen = tick.tick
+        self._open_due_now(tick)
+        self._note_progress(tick, closed_wall_ms)
+        self.ended = tick.end
+        self._unflushed += 1
+        if self._unflushed >= FLUSH_TICKS:
+            self._flush()
+        self._show(tick)
+
+    def _learn(self, tick: TickExamples, closed_wall_ms: int) -> None:
+        if self._schedule is None:
+            self._begin(int(tick.examples.shown_ms[0]) // self._timeline.tick_ms)
+        started = time.perf_counter()
+        delta = learn_tick(self._state, tick.tick, tick.examples)
+        self._process.spent("learn", time.perf_counter() - started)
+        self.learned["ticks"] += 1
+        self.learned["impressions"] += len(tick.examples)
+        self.learned["shown_items"] += len(tick.examples.items.values)
+        if self._state.generation >= 0 and delta:
+            self._publish(tick, delta, closed_wall_ms)
+
+    def _publish(self, tick: TickExamples, delta: Tensors, closed_wall_ms: int) -> None:
+        if tick.tick <= self._publisher.chain.through:
+            return  # derived again after a restart without a snapshot
+        started = time.perf_counter()
+        self._publisher.publish(
+            self._state.generation, tick.tick, delta, **self._where(tick), closed_wall_ms=closed_wall_ms
+        )
+        self._process.spent("publish", time.perf_counter() - started)
+        self.learned["versions"] += 1
+        self.learned["version_bytes"] += sum(t.nbytes for t in delta.values())
+
+    def _note_progress(self, tick: TickExamples, closed_wall_ms: int) -> None:
+        """Readers must know how far the state holds, also where nothing changed, and that a replay ended."""
+        through = self._publisher.chain.through
+        if tick.tick > through or (tick.end and not self._ended_in_log()):
+            self._publisher.progress(
+                max(tick.tick, through), **self._where(tick), closed_wall_ms=closed_wall_ms, end=tick.end
+            )
+
+    def _ended_in_log(self) -> bool:
+        return self._publisher.head is not None and self._publisher.head.end
+
+    def _where(self, tick: TickExamples) -> dict[str, object]:
+        return {
+            "positions": tick.positions,
+            "items_offset": self._items.offset,
+            "control_offset": self._control.offset,
+            "timestamp_ms": self._timeline.end_ms(tick.tick),
+        }
+
+    def _flush(self) -> None:
+        if not self._unflushed:
+            return
+        started = time.perf_counter()
+        self._until_done(self._publisher.flush)
+        self._process.spent("commit", time.perf_counter() - started)
+        self._unflushed = 0
+        if self._state.generation >= 0:
+            if self._state.tick - self._last_snapshot >= self._config.train.snapshot_ticks:
+                self._snapshot()
+            self._ticks.commit()
+
+    # -- generations -------------------------------------------------------------------------------------------
+
+    def _begin(self, first_shown_tick: int) -> None:
+        first = Decision(kind="bootstrap", tick=first_shown_tick)
+        self._control.decide(first, timestamp_ms=self._timeline.start_ms(first_shown_tick))
+        self._schedule = Schedule.of(first_shown_tick, self._config, self._timeline)
+
+    def _open_due(self, tick: TickExamples) -> None:
+        """Open what is due before this tick; what is due at its end follows after it was learned."""
+        self._promote(tick, tick.tick - 1)
+
+    def _open_due_now(self, tick: TickExamples) -> None:
+        self._promote(tick, tick.tick)
+
+    def _promote(self, tick: TickExamples, through: int) -> None:
+        while self._schedule is not None and not self._process.stopping:
+            cut = self._schedule.cut_due_after(max(self._opened, self._schedule.first))
+            due = self._schedule.due(cut)
+            if due > through:
+                return
+            self._flush_before_wait()
+            promotion = Promotion(self._store, self._control, self._process, patient=self._until_end)
+            decision = promotion.decide(due, self._state.generation + 1, self._timeline.end_ms(due))
+            if decision is None:
+                return  # told to stop while waiting
+            self._opened = due
+            if decision.kind == "open-generation":
+                self._open(decision, tick)
+
+    def _flush_before_wait(self) -> None:
+        if self._publisher.pending:
+            self._until_done(self._publisher.flush)
+
+    def _open(self, decision: Decision, tick: TickExamples) -> None:
+        snapshot = self._store.read_snapshot(decision.snapshot)
+        if snapshot.meta.content_digest != decision.digest:
+            raise CorruptStateError(
+                f"snapshot {decision.snapshot} has digest {snapshot.meta.content_digest[:16]}, control says "
+                f"{decision.digest[:16]}; restore it, or delete it and let the retrain make it again"
+            )
+        self._state.open(snapshot.tensors, decision.generation)
+        self._state.tick = max(self._state.tick, decision.tick)
+        chain = self._publisher.chain.id
+        if chain is None or chain.generation < decision.generation:
+            whole = self._state.export()
+            carried = {n: t for n, t in whole.items() if n.startswith(("counters/", "items/"))}
+            where = self._where(tick) | {"timestamp_ms": self._timeline.end_ms(decision.tick)}
+            self._publisher.open_generation(
+                decision.generation, decision.tick, decision.snapshot, carried, **where,
+                closed_wall_ms=time.time_ns() // 1_000_000,
+            )  # fmt: skip
+            self._until_done(self._publisher.flush)
+        self._process.metrics.set("ouzel_generation", decision.generation)
+
+    # -- restart -----------------------------------------------------------------------------------------------
+
+    _opened: int = BEFORE  # the newest promotion that was decided
+
+    def _snapshot(self) -> None:
+        self._last_snapshot = self._state.tick
+        started = time.perf_counter()
+        self._store.write_state(self._publisher, self._state.export())
+        self._store.prune()
+        self._process.spent("snapshot", time.perf_counter() - started)
+
+    def _recover(self) -> None:
+        bootstrap = self._control.bootstrap()
+        if bootstrap is not None:
+            self._schedule = Schedule.of(bootstrap.tick, self._config, self._timeline)
+        meta = self._store.latest_snapshot()
+        if meta is None:
+            return
+        tensors = self._store.read_snapshot(meta.name).tensors
+        self._state = ModelState.restore(self._config, tensors, meta.generation, meta.tick)
+        positions, self.ended = meta.positions, meta.end
+        through = meta.through
+        base = State(meta.id, meta.version_digest, meta.through, meta, tensors, meta.next_offset)
+        for version in self._store.deltas(base):
+            if version.meta.kind is Kind.GENERATION:
+                self._state.open(self._store.opened_state(version), version.meta.generation)
+                self._state.tick = max(self._state.tick, version.meta.tick)
+            elif version.meta.kind is Kind.DELTA:
+                self._state.apply(version.meta.tick, version.tensors())
+            positions, self.ended = version.meta.positions, version.meta.end
+            through = max(through, version.meta.tick)
+        self._last_snapshot, self._seen = meta.tick, through
+        self._opened = self._newest_decision(through)
+        self._ticks.seek(positions, through)
+
+    def _newest_decision(self, through: int) -> int:
+        schedule = self._schedule
+        if schedule is None:
+            return BEFORE
+        opened, cut = BEFORE, schedule.cut_after(None)
+        while (due := schedule.due(cut)) <= through and self._control.at(due) is not None:
+            opened, cut = due, schedule.cut_after(cut)
+        return opened
+
+    # -- small things ------------------------------------------------------------------------------------------
+
+    def _until_done(self, action: Callable[[], None]) -> None:
+        from stream.retry import Retrier
+
+        Retrier(lambda: self._process.stopping)(action)
+
+    def _show(self, tick: TickExamples) -> None:
+        metrics = self._process.metrics
+        metrics.set("ouzel_tick", tick.tick)
+        metrics.set("ouzel_event_time_seconds", self._timeline.end_ms(tick.tick) / 1000)
+        self._process.progress(
+            event_time_ms=self._timeline.end_ms(tick.tick),
+            generation=self._state.generation,
+            versions=self.learned["versions"],
+            impressions=self.learned["impressions"],
+            rows=sum(map(len, self._state.tables.values())),
+        )
+
+    def note(self) -> None:
+        """What the report wants to know."""
+        head = self._publisher.head
+        self._process.note(
+            learned=self.learned,
+            generation=self._state.generation,
+            digest="" if head is None else head.digest,
+            table_rows={slot: len(table) for slot, table in self._state.tables.items()},
+            counter_rows=len(self._state.counters.newest.item),
+            ended=self.ended,
+        )
+
+
+def fingerprint() -> str:
+    """What bit equality depends on: wheels, instruction-set class, threads."""
+    import importlib.metadata
+    import platform
+
+    wheels = ("numpy", "numba", "onnxruntime")
+    versions = ",".join(f"{name}={importlib.metadata.version(name)}" for name in wheels)
+    return f"{versions};{platform.machine()};threads=1"
