@@ -43,7 +43,8 @@ class Chain:
             return Verdict.APPLY if starts else Verdict.GAP
         if meta.kind is Kind.PROGRESS:
             if meta.predecessor == self.digest:
-                return Verdict.APPLY if meta.tick > self.through else Verdict.DUPLICATE
+                news = meta.tick > self.through or (meta.end and meta.tick == self.through)
+                return Verdict.APPLY if news else Verdict.DUPLICATE
             return Verdict.DUPLICATE if meta.id <= self.id else Verdict.GAP
         if meta.id == self.id and meta.digest != self.digest:
             raise CorruptStateError(

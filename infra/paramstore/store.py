@@ -93,13 +93,21 @@ class ParamStore:
         """The newest state snapshot whose chain position the log still knows, at most through `max_tick`."""
         end = self.log.end_offset(TOPIC, 0)
         start = self.log.start_offset(TOPIC, 0)
-        metas = (self.snapshots.meta(name) for name in self.snapshots.names() if name.startswith("state-"))
-        usable = [
-            m
-            for m in metas
-            if m.kind == "state" and start <= m.next_offset <= end and (max_tick is None or m.through <= max_tick)
-        ]
-        return max(usable, key=lambda m: m.next_offset, default=None)
+        usable = [m for m in self._states() if start <= m.next_offset <= end]
+        reach = [m for m in usable if max_tick is None or m.through <= max_tick]
+        return reach[-1] if reach else None
+
+    def _states(self) -> list[SnapshotMeta]:
+        """The chain's own snapshots, in log order; one that is pruned meanwhile is left out."""
+        metas: list[SnapshotMeta] = []
+        for name in self.snapshots.names():
+            if name.startswith("state-"):
+                try:
+                    metas.append(self.snapshots.meta(name))
+                except CorruptStateError:
+                    if self.snapshots.exists(name):
+                        raise
+        return sorted((m for m in metas if m.kind == "state"), key=lambda m: m.next_offset)
 
     def generation_mark(self, *, max_tick: int | None = None) -> Mark | None:
         """The newest generation's record, if the log still holds it."""
@@ -112,7 +120,15 @@ class ParamStore:
 
     def base(self, *, max_tick: int | None = None, select: Select | None = None) -> State | None:
         """The nearest stored state to start from (None: from the log's start); deltas follow from `next_offset`."""
-        meta = self.latest_snapshot(max_tick=max_tick)
+        while True:
+            meta = self.latest_snapshot(max_tick=max_tick)
+            try:
+                return self._nearest(meta, max_tick, select)
+            except CorruptStateError:
+                if meta is None or self.snapshots.exists(meta.name):
+                    raise  # otherwise it was pruned between two looks: a newer one is there
+
+    def _nearest(self, meta: SnapshotMeta | None, max_tick: int | None, select: Select | None) -> State | None:
         mark = self.generation_mark(max_tick=max_tick)
         if mark is not None and (meta is None or mark.offset >= meta.next_offset):
             opened = self._at_generation(mark, select)
@@ -189,11 +205,11 @@ class ParamStore:
         return None if state is None else state._replace(tensors=fold(tensors, waiting))
 
     def _base_before(self, at: VersionId) -> State | None:
-        metas = (self.snapshots.meta(name) for name in self.snapshots.names() if name.startswith("state-"))
-        usable = [m for m in metas if m.id <= at and m.next_offset >= self.log.start_offset(TOPIC, 0)]
-        best = max(usable, key=lambda m: m.next_offset, default=None)
-        if best is None:
+        start = self.log.start_offset(TOPIC, 0)
+        usable = [m for m in self._states() if m.id <= at and m.next_offset >= start]
+        if not usable:
             return None
+        best = usable[-1]
         tensors = self.snapshots.read(best.name).tensors
         return State(best.id, best.version_digest, best.through, best, tensors, best.next_offset)
 
@@ -215,8 +231,7 @@ class ParamStore:
 
     def prune(self, *, keep: int = 2) -> list[str]:
         """Delete state snapshots but the newest `keep`, and those that a pin or an alias needs. Returns their names."""
-        metas = [self.snapshots.meta(name) for name in self.snapshots.names() if name.startswith("state-")]
-        metas.sort(key=lambda m: m.next_offset)
+        metas = self._states()
         held = {m.name for m in metas[len(metas) - keep :]} if keep else set()
         for mark in self._held_marks():
             reach = [m for m in metas if m.next_offset <= mark.offset + 1]

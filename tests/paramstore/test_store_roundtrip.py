@@ -208,6 +208,36 @@ def test_prune_keeps_the_newest_and_what_a_pin_needs(store, trainer):
     assert store.prune(keep=1) == [names[1], names[3]]
 
 
+def test_the_end_is_known_after_a_restart_also_where_nothing_changed_with_it(store, trainer):
+    trainer.open(0, 10)
+    trainer.delta(11)
+    trainer.publisher.progress(11, **trainer._where(11), end=True)
+    trainer.flush()
+    assert store.state().meta.end
+    assert [v.meta.end for v in store.deltas(None)] == [False, False, True]
+
+
+def test_a_snapshot_that_is_pruned_while_a_reader_looks_gives_way_to_a_newer_one(
+    store, trainer, monkeypatch: pytest.MonkeyPatch
+):
+    trainer.open(0, 10)
+    trainer.delta(11)
+    trainer.flush()
+    old = store.write_state(trainer.publisher, trainer.state)
+    trainer.delta(12)
+    trainer.flush()
+    read = store.snapshots.read
+
+    def prune_first(name, select=None):
+        if name == old.name:
+            store.write_state(trainer.publisher, trainer.state)
+            store.prune(keep=1)
+        return read(name, select)
+
+    monkeypatch.setattr(store.snapshots, "read", prune_first)
+    assert store.base().id == VersionId(0, 12)
+
+
 def test_marks_refuse_names_that_are_none(store):
     for name in ("../x", "A", "", "x" * 65, "a/b"):
         with pytest.raises(ValueError, match="does not match"):
