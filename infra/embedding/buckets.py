@@ -11,6 +11,8 @@ nowhere else, so a look-up reads at most two cache lines, present or absent, wha
 An insert that finds both buckets full looks breadth-first for a shortest chain of keys that can each step into their
 other bucket (libcuckoo, Li et al. 2014), and moves only once the chain is known: one that fails has changed nothing.
 Linear probing was decided against: crafted keys make it quadratic.
+
+numba's cache knows a kernel by its own file: after an edit here, `touch` those that call from elsewhere (cuckoo.py).
 """
 
 import numpy as np

@@ -135,6 +135,16 @@ def test_slots_come_back_when_readers_leave(precision: Precision) -> None:
     assert table.retired == 1_000
 
 
+def test_slots_of_dropped_keys_come_back_too(precision: Precision) -> None:
+    table = ServingTable(dim=1, dtype=precision)
+    for version in range(40):
+        keys = np.arange(100) + 100 * version
+        table.apply(keys, np.ones((100, 1)), keys - 100)
+        assert len(table) == 100
+    assert table._heap.high == 200
+    assert table.retired == 100
+
+
 def test_a_heap_without_room_refuses_the_version_whole(precision: Precision) -> None:
     table = ServingTable(dim=1, dtype=precision, max_rows=10)
     table.apply(k(1, 2, 3, 4), np.ones((4, 1)), NONE)

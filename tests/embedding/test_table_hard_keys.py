@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from infra.embedding import EmbeddingTable, unique_inverse
-from infra.embedding.buckets import MAX_LOAD, WAYS
+from infra.embedding.buckets import MAX_LOAD, WAYS, set_rows
 from infra.embedding.index import CuckooIndex
 
 WORD = 2**64
@@ -98,6 +98,24 @@ def test_a_full_index_still_frees_places_up_to_its_load() -> None:
     assert np.array_equal(index.find(keys), np.arange(len(keys)))
     assert index.places // WAYS * 64 == index.words.nbytes
     assert index.words.ctypes.data % 64 == 0
+
+
+def test_the_search_fills_98_places_in_100_before_it_gives_up() -> None:
+    index = CuckooIndex("y", 100_000)
+    keys = np.random.default_rng(6).permutation(10**6)[: index.places]
+    rows, old = np.arange(len(keys), dtype=np.int32), np.empty(len(keys), np.int32)
+    index.head[3] = -(10**9)  # so many keys short of the load at which it would grow
+    placed = set_rows(index.words, index.cells, index.head, keys, rows, old, 0)
+    assert placed > 0.982 * index.places  # 0.986; a search that does not know where a key's other bucket is: 0.978
+    assert np.array_equal(index.find(keys[:placed]), rows[:placed])  # and the insert that failed moved nobody away
+    assert index.find(keys[placed:]).max() == -1
+
+
+def test_the_smallest_index_takes_any_eight_keys() -> None:
+    for name in range(200):  # with two buckets, every second key would have only one if both hashes could agree
+        index = CuckooIndex(str(name))
+        index.set(np.arange(8), np.arange(8, dtype=np.int32))
+        assert (index.places, index.head[4]) == (10, 1)
 
 
 @pytest.mark.parametrize("kind", ["zipf", "one key at half", "random"])
