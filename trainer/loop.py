@@ -13,6 +13,7 @@ starts over, and what it derives again is not published twice.
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from infra.config import Config
 from infra.errors import CorruptStateError
@@ -21,6 +22,7 @@ from infra.paramstore.publisher import Publisher
 from infra.paramstore.store import ParamStore, State
 from infra.paramstore.version import Kind
 from infra.process import Process
+from stream.retry import Retrier
 from stream.ticks_in import ExampleTicks, TickExamples
 from trainer.control import ControlLog, Decision
 from trainer.items import ItemsFollower
@@ -50,6 +52,7 @@ class TrainLoop:
         self._seen = BEFORE  # the newest tick handled, published or not
         self._unflushed = 0
         self._last_snapshot = BEFORE
+        self._opened = BEFORE  # the newest promotion that was decided
         self._recover()
         self._items = ItemsFollower(log, self._state.catalogue, self._timeline, offset=0)
         self.learned = {"ticks": 0, "impressions": 0, "shown_items": 0, "versions": 0, "version_bytes": 0}
@@ -125,7 +128,7 @@ class TrainLoop:
     def _ended_in_log(self) -> bool:
         return self._publisher.head is not None and self._publisher.head.end
 
-    def _where(self, tick: TickExamples) -> dict[str, object]:
+    def _where(self, tick: TickExamples) -> dict[str, Any]:
         return {
             "positions": tick.positions,
             "items_offset": self._items.offset,
@@ -197,11 +200,10 @@ class TrainLoop:
                 closed_wall_ms=time.time_ns() // 1_000_000,
             )  # fmt: skip
             self._until_done(self._publisher.flush)
+        self._last_snapshot = BEFORE
         self._process.metrics.set("ouzel_generation", decision.generation)
 
     # -- restart -----------------------------------------------------------------------------------------------
-
-    _opened: int = BEFORE  # the newest promotion that was decided
 
     def _snapshot(self) -> None:
         self._last_snapshot = self._state.tick
@@ -246,8 +248,6 @@ class TrainLoop:
     # -- small things ------------------------------------------------------------------------------------------
 
     def _until_done(self, action: Callable[[], None]) -> None:
-        from stream.retry import Retrier
-
         Retrier(lambda: self._process.stopping)(action)
 
     def _show(self, tick: TickExamples) -> None:

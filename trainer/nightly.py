@@ -118,7 +118,7 @@ class NightlyChain:
                 return False
             if time.monotonic() > deadline:
                 raise CorruptStateError(
-                    f"{archive} ends before tick {last}, which was joined {ARCHIVE_PATIENCE_S:.0f} s ago; is the joiner "
+                    f"{archive} ends before tick {last}, joined {ARCHIVE_PATIENCE_S:.0f} s ago; is the joiner "
                     f"(`ouzel join`), which writes it, running and its disk writable?"
                 )
             time.sleep(POLL_S)
