@@ -137,12 +137,12 @@ def add_scores(
             sums[arm, CLICKS] += clicked
             for row in range(lo, hi):
                 y = int(labels[row] & CLICK)
-                z = float(logit[arm, row])
+                z = np.float64(logit[arm, row])  # float() would stay 32 bits wide in numba
                 e = math.exp(-abs(z))
                 # log(1 + e^z) − y·z and 1 / (1 + e^−z), neither overflowing.
                 sums[arm, LOG_LOSS] += max(z, 0.0) - y * z + math.log1p(e)
                 sums[arm, PREDICTED] += 1.0 / (1.0 + e) if z >= 0.0 else e / (1.0 + e)
-                at = math.floor((float(f[arm, row]) - BIN_LOW) * BIN_PER_UNIT)
+                at = math.floor((np.float64(f[arm, row]) - BIN_LOW) * BIN_PER_UNIT)
                 histogram[arm, y, int(min(max(at, 0), BINS - 1))] += 1
             if 0 < clicked < hi - lo:
                 _rank_impression(f[arm], labels, lo, hi, clicked, sums[arm])
