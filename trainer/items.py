@@ -1,7 +1,7 @@
 """Follows `items`: catalogue records as they become known, and how far in event time the topic is complete.
 
 Rows carry `ingested_at`; the watermark is their running maximum minus the disorder bound, and heartbeats move it where
-nothing else does. What lies ahead of a tick is held by the catalogue and read as of the tick: reading ahead is harmless.
+nothing else does. What lies ahead of a tick is held by the catalogue and read as of the tick: ahead is harmless.
 """
 
 import time
