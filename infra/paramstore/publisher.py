@@ -38,6 +38,7 @@ class Publisher:
         self._log, self._snapshots, self._aliases = log, snapshots, aliases
         self._fingerprint, self._part_bytes = fingerprint, part_bytes
         self._lock = _lock(snapshots.folder / ".publisher")
+        snapshots.sweep()
         self._writer = log.writer(TOPIC)
         self._next = log.end_offset(TOPIC, 0)
         self._pending: list[str] = []  # digest a buffered record
