@@ -10,6 +10,7 @@ replay's end the unfinished hour is written as well, and not committed: if the l
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.errors import CorruptStateError, RetryableError
+from infra.errors import CorruptStateError, OuzelError, RetryableError
 from infra.eventlog import EventLog, Record
 from infra.ticks import DAY_S, Timeline
 from stream.columns import I64
@@ -32,8 +33,6 @@ from stream.examples import (
     EXAMPLE_CODEC,
     ExampleColumns,
     decode_example_meta,
-    decode_examples,
-    example_columns,
 )
 from stream.retry import Retrier
 
@@ -61,8 +60,8 @@ class _Part:
     first_offset: int  # of the hour's first record, in `examples`
     hour: int | None = None
     seq: int | None = None
-    ticks: list[int] = field(default_factory=list)
-    examples: list[ExampleColumns] = field(default_factory=list)
+    ticks: list[int] = field(default_factory=list)  # of each batch
+    batches: list[pa.RecordBatch] = field(default_factory=list)
 
 
 class Archive:
@@ -115,7 +114,7 @@ class Archive:
         return min(part.progress for part in self._parts.values())
 
     def close(self) -> None:
-        """Let go of the log."""
+        """Let go of the reader."""
         self._reader.close()
 
     def _take(self, p: int, part: _Part, record: Record) -> None:
@@ -136,9 +135,8 @@ class Archive:
         if part.hour is None:
             part.hour, part.first_offset = hour, record.offset
         if not meta.is_marker:
-            examples = decode_examples(record.value)
-            part.examples.append(examples)
-            part.ticks += [meta.tick] * len(examples)
+            part.batches.append(EXAMPLE_CODEC.decode_batch(bytes(record.value)))
+            part.ticks.append(meta.tick)
         if self._clock.hour(meta.closed_through + 1) > hour:
             self._finish(p, part, meta.closed_through, record.offset + 1)
         elif meta.end:
@@ -150,21 +148,23 @@ class Archive:
         self._write(p, part, next_offset)
         self._note(p, part, closed_through)
         self._reader.commit({p: next_offset})
-        part.hour, part.ticks, part.examples = None, [], []
+        part.hour, part.ticks, part.batches = None, [], []
 
     def _write(self, p: int, part: _Part, next_offset: int) -> None:
-        if part.hour is None or not part.examples:
+        if part.hour is None or not part.batches:
             return
-        examples = ExampleColumns.concat(part.examples)
+        table = pa.Table.from_batches(part.batches).combine_chunks()
+        ticks = np.repeat(np.array(part.ticks, dtype=np.int64), [batch.num_rows for batch in part.batches])
+        examples = EXAMPLE_CODEC.columns(table.to_batches()[0])
         footer = {
             "partition": str(p),
             "first_offset": str(part.first_offset),
             "next_offset": str(next_offset),
-            "digest": blake2b(EXAMPLE_CODEC.encode(example_columns(examples)), digest_size=16).hexdigest(),
+            "digest": _digest(examples, ticks),
         }
-        ticks = np.array(part.ticks, dtype=np.int64)
+        table = table.append_column(_CLOSE_TICK, pa.array(ticks)).replace_schema_metadata(footer)
         path = self._clock.folder(self._folder, part.hour) / f"part-{p}.parquet"
-        self._until_done(lambda: _write_parquet(path, examples, ticks, footer))
+        self._until_done(lambda: _write_parquet(path, table))
 
     def _note(self, p: int, part: _Part, closed_through: int) -> None:
         part.progress = closed_through
@@ -262,26 +262,32 @@ def _read_progress(archive: Path, partition: int) -> Progress | None:
         return None
 
 
-def _write_parquet(path: Path, examples: ExampleColumns, ticks: I64, footer: dict[str, str]) -> None:
-    batch = EXAMPLE_CODEC.batch(example_columns(examples))
-    schema = batch.schema.append(_CLOSE_TICK).with_metadata(footer)
-    table = pa.Table.from_arrays([*batch.columns, pa.array(ticks)], schema=schema)
+def _write_parquet(path: Path, table: pa.Table) -> None:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", compression_level=1, write_page_checksum=True)
+    pq.write_table(table, sink, compression="lz4", write_page_checksum=True)
     _write_file(path, sink.getvalue())
 
 
 def _read_parquet(path: Path) -> tuple[ExampleColumns, I64]:
     try:
         table = pq.ParquetFile(path, page_checksum_verification=True).read(use_threads=False)
-    except (pa.ArrowException, OSError) as error:
+        batch = table.combine_chunks().to_batches()[0]
+        ticks = np.array(batch.column(batch.schema.get_field_index("close_tick")))
+        columns = EXAMPLE_CODEC.columns(batch)
+        if table.schema.metadata[b"digest"].decode() != _digest(columns, ticks):
+            raise ValueError("the columns are not those of its digest")
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
         raise CorruptStateError(
             f"{path}: {error}; stop the joiner, delete the archive folder and the reader `archive` of `examples`: "
             "it is written again as far as `examples` reaches"
         ) from error
-    batch = table.combine_chunks().to_batches()[0]
-    ticks = np.array(batch.column(batch.schema.get_field_index("close_tick")))
-    return ExampleColumns(**EXAMPLE_CODEC.columns(batch)), ticks
+    return ExampleColumns(**columns), ticks
+
+
+def _digest(columns: dict[str, Any], ticks: I64) -> str:
+    whole = blake2b(EXAMPLE_CODEC.encode(columns), digest_size=16)
+    whole.update(ticks.tobytes())
+    return whole.hexdigest()
 
 
 def _write_file(path: Path, data: Any) -> None:
@@ -304,3 +310,42 @@ def _write_file(path: Path, data: Any) -> None:
         raise RetryableError(
             f"{path}: {error.strerror}; make room, the archive goes on by itself", after_s=1.0
         ) from error
+
+
+class ArchiveThread:
+    """An archive beside the joiner: a thread with a log of its own, so that its fsyncs hold nobody up."""
+
+    def __init__(self, open_it: Callable[[], Archive]) -> None:
+        self._open = open_it
+        self._stop = threading.Event()
+        self._drain = False
+        self._error: BaseException | None = None
+        self._archive: Archive | None = None
+        self._thread = threading.Thread(target=self._run, name="archive", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def closed_through(self) -> int:
+        """Every tick up to this one is on disk. Raises what ended the thread."""
+        if self._error is not None:
+            raise self._error
+        return NOTHING_ARCHIVED if self._archive is None else self._archive.closed_through
+
+    def finish(self, *, all_of_it: bool) -> None:
+        """End the thread, with all of `examples` read or as it stands. Raises what ended it before."""
+        self._drain = all_of_it
+        self._stop.set()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            self._archive = archive = self._open()
+            while not self._stop.is_set() or (self._drain and not archive.caught_up):
+                archive.step(timeout_s=0.02)
+            archive.close()
+        except OuzelError as error:
+            self._error = error

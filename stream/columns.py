@@ -120,18 +120,26 @@ class Codec:
     def decode(self, value: bytes | memoryview) -> dict[str, Any]:
         """Columns by name. Raises MalformedRecordError."""
         raw = np.frombuffer(bytearray(value), dtype=np.uint8)
-        skip = len(self._prefix)
-        own = raw[:skip].tobytes() == self._prefix
+        own = raw[: len(self._prefix)].tobytes() == self._prefix
+        buffer = pa.py_buffer(raw)
+        return self.columns(self._read(buffer, own), _Home(raw, buffer.address), named=not own)
+
+    def decode_batch(self, value: bytes) -> pa.RecordBatch:
+        """The record's batch as Arrow holds it, for readers that go on in Arrow. Raises MalformedRecordError."""
+        own = value.startswith(self._prefix)
+        batch = self._read(pa.py_buffer(value), own)
+        return batch if own else self.batch(self.columns(batch))
+
+    def _read(self, buffer: pa.Buffer, own: bool) -> pa.RecordBatch:
         try:
-            buffer = pa.py_buffer(raw)
             if own:
-                batch = pa.ipc.read_record_batch(buffer.slice(skip), self.schema)
+                batch = pa.ipc.read_record_batch(buffer.slice(len(self._prefix)), self.schema)
             else:
                 batch = pa.ipc.open_stream(buffer).read_next_batch()
             batch.validate(full=True)
         except (pa.ArrowException, StopIteration, OSError, ValueError) as error:
             raise MalformedRecordError(f"not an Arrow IPC stream with a record batch: {error}") from error
-        return self.columns(batch, _Home(raw, buffer.address), named=not own)
+        return batch
 
     def columns(self, batch: pa.RecordBatch, home: "_Home | None" = None, *, named: bool = True) -> dict[str, Any]:
         """Numpy columns of a batch, views of `home` where the batch lies in it. Raises MalformedRecordError.
@@ -154,7 +162,7 @@ class _Home(NamedTuple):
 def _find(batch: pa.RecordBatch, name: str, kind: pa.DataType) -> pa.Array:
     at = batch.schema.get_field_index(name)
     if at < 0:
-        raise MalformedRecordError(f"column {name} is missing; here are {', '.join(batch.schema.names)}")
+        raise MalformedRecordError(f"column {name} is missing")
     column = batch.column(at)
     if column.type != kind:
         raise MalformedRecordError(f"column {name} is {column.type}, not {kind}")

@@ -93,7 +93,7 @@ def join(
 ) -> None:
     from infra.eventlog import create_topics, open_log
     from infra.process import Process, RunFolder
-    from stream.archive import Archive
+    from stream.archive import Archive, ArchiveThread
     from stream.examples import DropReason
     from stream.join.core import JoinSettings
     from stream.join.worker import JoinWorker
@@ -107,38 +107,41 @@ def join(
         def stopping() -> bool:
             return process.stopping
 
-        archive = Archive(
-            log, process.folder.archive, settings.timeline, hours=config.join.archive_hours, stopping=stopping
-        )
-        worker = JoinWorker(
-            log,
-            settings,
-            max_lag_records=config.log.max_lag_records,
-            stopping=stopping,
-            while_waiting=lambda: archive.step(),
-        )
-        counted: dict[str, int] = {}
-        while not process.stopping:
-            read = worker.step(timeout_s=0.02)
-            archived = archive.step()
-            counts = worker.counts()
-            new = {name: max(n - counted.get(name, 0), 0) for name, n in counts.items()}
-            counted = counts
-            process.metrics.add("ouzel_join_events_total", new["events_in"])
-            process.metrics.add("ouzel_join_impressions_total", new["joined_impressions"])
-            process.metrics.add("ouzel_join_engagements_total", new["joined_engagements"])
-            for reason in DropReason:
-                process.metrics.add("ouzel_join_dropped_total", new[reason.value], reason=reason.value)
-            process.metrics.set("ouzel_archive_tick", archive.closed_through)
-            process.progress(
-                event_time_ms=worker.watermark_ms(),
-                events=counts["events_in"],
-                examples=counts["joined_impressions"],
-                dropped=sum(counts[reason.value] for reason in DropReason),
+        def open_archive() -> Archive:
+            return Archive(
+                open_log(process.folder.log, config.log),
+                process.folder.archive,
+                settings.timeline,
+                hours=config.join.archive_hours,
+                stopping=stopping,
             )
-            if until_end and not read and not archived and worker.ended and archive.caught_up:
-                break
+
+        worker = JoinWorker(log, settings, max_lag_records=config.log.max_lag_records, stopping=stopping)
+        archive = ArchiveThread(open_archive)
+        archive.start()
+        counted: dict[str, int] = {}
+        try:
+            while not process.stopping:
+                read = worker.step(timeout_s=0.02)
+                counts = worker.counts()
+                new = {name: max(n - counted.get(name, 0), 0) for name, n in counts.items()}
+                counted = counts
+                process.metrics.add("ouzel_join_events_total", new["events_in"])
+                process.metrics.add("ouzel_join_impressions_total", new["joined_impressions"])
+                process.metrics.add("ouzel_join_engagements_total", new["joined_engagements"])
+                for reason in DropReason:
+                    process.metrics.add("ouzel_join_dropped_total", new[reason.value], reason=reason.value)
+                process.metrics.set("ouzel_archive_tick", archive.closed_through)
+                process.progress(
+                    event_time_ms=worker.watermark_ms(),
+                    events=counts["events_in"],
+                    examples=counts["joined_impressions"],
+                    dropped=sum(counts[reason.value] for reason in DropReason),
+                )
+                if until_end and not read and worker.ended:
+                    break
+        finally:
+            archive.finish(all_of_it=worker.ended and not process.stopping)
         process.note(counts=worker.counts(), resyncs=worker.resyncs, ended=worker.ended)
         worker.close()
-        archive.close()
         log.close()

@@ -158,119 +158,108 @@ def _malformed(kind, ingested_ms, time_ms, action, n_items):  # type: ignore[no-
 
 
 @njit(cache=True, nogil=True)
+def _apply_impression(  # type: ignore[no-untyped-def]
+    table, records, pending, history, items, labels, waiting, scalars, counts, timing,
+    ingested_ms, time_ms, impression, user, history_list, items_list, offset, row,
+):  # fmt: skip
+    """An impression becomes pending, unless its time is wrong, its tick is closed, or its id is known."""
+    watermark = scalars[S_W]
+    close = time_ms // timing[T_TICK] + timing[T_ATTRIBUTION]
+    end = (close + 1) * timing[T_TICK]
+    if time_ms > ingested_ms + timing[T_SKEW]:
+        counts[C_FUTURE] += 1
+        return
+    if end <= watermark:
+        counts[C_LATE_IMPRESSION] += 1
+        return
+    record = _record(table, records, scalars, impression, user)
+    known = records[record, R_EXPIRY] > watermark
+    records[record, R_EXPIRY] = max(records[record, R_EXPIRY], end + timing[T_LATE])
+    if known:
+        counts[C_DUPLICATE_IMPRESSION] += 1
+        return
+    p, at_history, at_items = scalars[S_PENDING], scalars[S_HISTORY], scalars[S_ITEMS]
+    records[record, R_PENDING] = p
+    pending[p, P_IMPRESSION] = impression
+    pending[p, P_USER] = user
+    pending[p, P_SHOWN] = time_ms
+    pending[p, P_OFFSET] = offset
+    pending[p, P_ROW] = row
+    pending[p, P_FIRST] = -1
+    pending[p, P_CLOSE] = close
+    pending[p, P_RECORD] = record
+    pending[p, P_HISTORY] = at_history
+    pending[p, P_HISTORY_N] = len(history_list)
+    pending[p, P_ITEMS] = at_items
+    pending[p, P_ITEMS_N] = len(items_list)
+    for i in range(len(history_list)):
+        history[at_history + i] = history_list[i]
+    for i in range(len(items_list)):
+        items[at_items + i] = items_list[i]
+        labels[at_items + i] = 0
+    scalars[S_PENDING] = p + 1
+    scalars[S_HISTORY] = at_history + len(history_list)
+    scalars[S_ITEMS] = at_items + len(items_list)
+    _take_waiting(records, record, waiting, pending, p, items, labels, timing, counts)
+
+
+@njit(cache=True, nogil=True)
+def _apply_engagement(  # type: ignore[no-untyped-def]
+    table, records, pending, items, labels, waiting, scalars, counts, timing,
+    ingested_ms, time_ms, impression, user, item, action, after,
+):  # fmt: skip
+    """An engagement joins its pending impression, is late for one that left, or waits for one that is not known."""
+    if time_ms > ingested_ms + timing[T_SKEW]:
+        counts[C_FUTURE] += 1
+        return
+    record = _record(table, records, scalars, impression, user)
+    if records[record, R_EXPIRY] <= scalars[S_W]:
+        deadline = after + timing[T_BOUND]
+        _wait(records, waiting, scalars, record, deadline, item, action, time_ms, ingested_ms)
+        return
+    if records[record, R_PENDING] < 0:
+        counts[C_LATE] += 1
+        return
+    outcome = _join(pending, records[record, R_PENDING], items, labels, timing, item, action, time_ms, ingested_ms)
+    if outcome >= 0:
+        counts[outcome] += 1
+
+
+@njit(cache=True, nogil=True)
 def apply_rows(  # type: ignore[no-untyped-def]
-    table,
-    records,
-    pending,
-    history,
-    items,
-    labels,
-    waiting,
-    scalars,
-    counts,
-    timing,
-    kind,
-    ingested,
-    time,
-    impression,
-    user,
-    item,
-    action,
-    history_offsets,
-    history_values,
-    items_offsets,
-    items_values,
-    offset,
-    lo,
-    hi,
-):
+    table, records, pending, history, items, labels, waiting, scalars, counts, timing,
+    kind, ingested, time, impression, user, item, action,
+    history_offsets, history_values, items_offsets, items_values, offset, lo, hi,
+):  # fmt: skip
     """Apply rows lo:hi of a record, up to and including the first one that closes a tick; return the next row.
 
     The caller has made room for all of them.
     """
     for row in range(lo, hi):
-        scalars[S_W_BEFORE] = scalars[S_W]
         watermark = scalars[S_W]
+        scalars[S_W_BEFORE] = watermark
         n_items = items_offsets[row + 1] - items_offsets[row]
-        if kind[row] != 2:
-            counts[C_EVENTS] += 1
         if _malformed(kind[row], ingested[row], time[row], action[row], n_items):
+            counts[C_EVENTS] += 1
             counts[C_MALFORMED] += 1
-            if kind[row] == 2:
-                counts[C_EVENTS] += 1
             continue
         after = max(watermark, ingested[row] - timing[T_BOUND])
-        future = time[row] > ingested[row] + timing[T_SKEW]
         if kind[row] == 0:
+            counts[C_EVENTS] += 1
             counts[C_IMPRESSIONS] += 1
-            close = time[row] // timing[T_TICK] + timing[T_ATTRIBUTION]
-            end = (close + 1) * timing[T_TICK]
-            if future:
-                counts[C_FUTURE] += 1
-            elif end <= watermark:
-                counts[C_LATE_IMPRESSION] += 1
-            else:
-                record = _record(table, records, scalars, impression[row], user[row])
-                known = records[record, R_EXPIRY] > watermark
-                records[record, R_EXPIRY] = max(records[record, R_EXPIRY], end + timing[T_LATE])
-                if known:
-                    counts[C_DUPLICATE_IMPRESSION] += 1
-                else:
-                    p = scalars[S_PENDING]
-                    scalars[S_PENDING] = p + 1
-                    records[record, R_PENDING] = p
-                    pending[p, P_IMPRESSION] = impression[row]
-                    pending[p, P_USER] = user[row]
-                    pending[p, P_SHOWN] = time[row]
-                    pending[p, P_OFFSET] = offset
-                    pending[p, P_ROW] = row
-                    pending[p, P_FIRST] = -1
-                    pending[p, P_CLOSE] = close
-                    pending[p, P_RECORD] = record
-                    start = history_offsets[row]
-                    n = history_offsets[row + 1] - start
-                    at = scalars[S_HISTORY]
-                    pending[p, P_HISTORY] = at
-                    pending[p, P_HISTORY_N] = n
-                    for i in range(n):
-                        history[at + i] = history_values[start + i]
-                    scalars[S_HISTORY] = at + n
-                    start = items_offsets[row]
-                    at = scalars[S_ITEMS]
-                    pending[p, P_ITEMS] = at
-                    pending[p, P_ITEMS_N] = n_items
-                    for i in range(n_items):
-                        items[at + i] = items_values[start + i]
-                        labels[at + i] = 0
-                    scalars[S_ITEMS] = at + n_items
-                    _take_waiting(records, record, waiting, pending, p, items, labels, timing, counts)
+            _apply_impression(
+                table, records, pending, history, items, labels, waiting, scalars, counts, timing,
+                ingested[row], time[row], impression[row], user[row],
+                history_values[history_offsets[row] : history_offsets[row + 1]],
+                items_values[items_offsets[row] : items_offsets[row + 1]], offset, row,
+            )  # fmt: skip
         elif kind[row] == 1:
+            counts[C_EVENTS] += 1
             counts[C_ENGAGEMENTS] += 1
-            if future:
-                counts[C_FUTURE] += 1
-            else:
-                record = _record(table, records, scalars, impression[row], user[row])
-                if records[record, R_EXPIRY] <= watermark:
-                    _wait(
-                        records,
-                        waiting,
-                        scalars,
-                        record,
-                        after + timing[T_BOUND],
-                        item[row],
-                        np.int64(action[row]),
-                        time[row],
-                        ingested[row],
-                    )
-                elif records[record, R_PENDING] < 0:
-                    counts[C_LATE] += 1
-                else:
-                    p = records[record, R_PENDING]
-                    outcome = _join(
-                        pending, p, items, labels, timing, item[row], np.int64(action[row]), time[row], ingested[row]
-                    )
-                    if outcome >= 0:
-                        counts[outcome] += 1
+            _apply_engagement(
+                table, records, pending, items, labels, waiting, scalars, counts, timing,
+                ingested[row], time[row], impression[row], user[row], item[row], np.int64(action[row]), after,
+            )  # fmt: skip
         scalars[S_W] = after
         _expire_waiting(records, waiting, scalars, counts)
         if after // timing[T_TICK] != watermark // timing[T_TICK]:

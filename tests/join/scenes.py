@@ -8,7 +8,7 @@ import numpy as np
 
 from infra.ticks import Timeline
 from stream.columns import Lists
-from stream.events import EventColumns
+from stream.events import EventColumns, encode_events
 from stream.examples import encode_example_meta, encode_examples
 
 NEVER = -(2**62)
@@ -222,3 +222,7 @@ def joined(outputs: list[Any]) -> dict[int, list[Joined]]:
 
 def as_bytes(outputs: list[Any]) -> list[tuple[bytes, bytes]]:
     return [(encode_example_meta(meta), encode_examples(examples)) for meta, examples in outputs]
+
+
+def encode(rows: list[Row]) -> bytes:
+    return encode_events(columns(rows))

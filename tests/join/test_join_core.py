@@ -131,8 +131,8 @@ MUTANTS = {
     ),
     "advances W before the row is applied": (
         "kernels",
-        "        future = time[row] > ingested[row] + timing[T_SKEW]\n",
-        "        future = time[row] > ingested[row] + timing[T_SKEW]\n        watermark = after\n",
+        "        if kind[row] == 0:\n",
+        "        scalars[S_W] = after\n        if kind[row] == 0:\n",
         agrees_with_brute_force,
     ),
     "measures the window by ingest time": (
@@ -143,8 +143,11 @@ MUTANTS = {
     ),
     "lets a wrong client clock in": (
         "kernels",
-        "future = time[row] > ingested[row] + timing[T_SKEW]",
-        "future = False",
+        """    if time_ms > ingested_ms + timing[T_SKEW]:
+        counts[C_FUTURE] += 1
+        return
+    if end""",
+        "    if end",
         agrees_with_brute_force,
     ),
     "moves the watermark by the event's own time": (
