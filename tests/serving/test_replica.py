@@ -151,6 +151,32 @@ def test_a_gap_without_a_snapshot_stops_and_goes_on_serving(store, trainer, conf
     assert replica.view() is served
 
 
+def test_a_rollback_reaches_replicas_and_no_bounded_one_before_it_was_decided(store, trainer, config, ask):
+    from infra.paramstore.rollback import roll_back
+
+    run(trainer, 10)
+    good = VersionId(1, trainer.tick)
+    for _ in range(4):
+        trainer.learn()
+    trainer.flush()
+    decided = trainer.tick
+    roll_back(store, trainer.publisher, good, timestamp_ms=0)
+    trainer.skip(5)
+    trainer.flush()
+    for start_late in (False, True):
+        replica = Replica(store, config)
+        if not start_late:
+            replica.advance(decided - 6)
+        assert replica.advance(decided - 1)
+        assert replica.version == VersionId(1, decided - 1), "the rollback is not yet known"
+        assert replica.advance(decided)
+        assert replica.version == VersionId(2, good.tick)
+        assert np.array_equal(ask(replica.view()), ask(from_scratch(trainer.states[tuple(good)], config)))
+    newest = Replica(store, config)
+    newest.advance_to_newest()
+    assert newest.version == VersionId(2, good.tick)
+
+
 def test_a_held_view_never_changes(store, trainer, config, ask):
     run(trainer, 6)
     replica = Replica(store, config)
