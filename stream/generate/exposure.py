@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stream.generate.world import BIN_S, World
 
-FAINT = 0.12  # an item whose life curve is below this share of its peak is no longer shown
+FAINT = 0.35  # an item whose exposure (1: the median item at its peak) is below this is no longer shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +46,10 @@ def build_exposure(world: World) -> Exposure:
     cumulative: list[NDArray[np.float64]] = []
     for b in range(bins):
         curve = life_curve((b + 0.5) * BIN_S - born, world, pool)
-        active = np.flatnonzero(curve > FAINT)
+        active = np.flatnonzero(weight * curve > FAINT)
         starts[b + 1] = starts[b] + len(active)
         edges[b] = starts[b] + np.searchsorted(topic[active], np.arange(scale.topics + 1))
-        lift = np.exp(0.8 * world.moving.fashion[b].astype(np.float64))[topic[active]]
+        lift = np.exp(0.4 * world.moving.fashion[b].astype(np.float64))[topic[active]]
         items.append(pool[active].astype(np.int32))
         cumulative.append(np.cumsum(weight[active] * curve[active] * lift))
     return Exposure(starts, np.concatenate(items), np.concatenate(cumulative), edges)

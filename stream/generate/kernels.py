@@ -1,4 +1,4 @@
-"""Rows of a generated log, drawn and rendered in numba.
+"""Rows of a generated log, drawn in numba.
 
 Every draw is a hash of (seed, row, counter), so a row depends on nothing but its number: chunks of any size give the
 same bytes.
@@ -8,11 +8,10 @@ import math
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
 
 @njit(cache=True, nogil=True)
-def mix(x: int) -> int:
+def mix(x):  # type: ignore[no-untyped-def]
     """splitmix64's finalizer (Steele et al. 2014)."""
     z = np.uint64(x) + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -21,19 +20,19 @@ def mix(x: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def uniform(key: int, counter: int) -> float:
+def uniform(key, counter):  # type: ignore[no-untyped-def]
     """The counter-th number in [0, 1) of a stream."""
     z = mix(np.uint64(key) ^ mix(np.uint64(counter)))
     return np.float64(z >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
 @njit(cache=True, nogil=True)
-def row_key(seed: int, row: int) -> int:
+def row_key(seed, row):  # type: ignore[no-untyped-def]
     return mix(mix(np.uint64(seed)) ^ np.uint64(row))
 
 
 @njit(cache=True, nogil=True)
-def row_heads(seed, rows, day_of, hour_cdf, activity, active, mean, bin_s):
+def row_heads(seed, rows, day_of, hour_cdf, activity, active, mean, bin_s):  # type: ignore[no-untyped-def]
     """User, second and number of candidates of each row: (n,) i32, (n,) i64, (n,) i64."""
     n = len(rows)
     user = np.empty(n, np.int32)
@@ -51,7 +50,7 @@ def row_heads(seed, rows, day_of, hour_cdf, activity, active, mean, bin_s):
 
 
 @njit(cache=True, nogil=True)
-def _pick(cumulative, lo, hi, before, u):
+def _pick(cumulative, lo, hi, before, u):  # type: ignore[no-untyped-def]
     """Position in [lo, hi) of a weighted draw; `before` is the weight in front of lo."""
     target = before + u * (cumulative[hi - 1] - before)
     while lo < hi - 1:
@@ -64,7 +63,7 @@ def _pick(cumulative, lo, hi, before, u):
 
 
 @njit(cache=True, nogil=True)
-def draw_candidates(
+def draw_candidates(  # type: ignore[no-untyped-def]
     seed, rows, user, time_s, offsets, starts, active, cumulative, edges, topics, shift_s, personal, bin_s
 ):
     """Distinct items shown in each row, flat (offsets[-1],) i32."""
@@ -102,7 +101,7 @@ def draw_candidates(
 
 
 @njit(cache=True, nogil=True)
-def score_rows(
+def score_rows(  # type: ignore[no-untyped-def]
     user, time_s, offsets, items, bin_s, community_of, community, before, after, shift_s, user_style, temperature,
     bias, vector, style, quality, born_s, life_s, again_s, topic, fashion, affinity, style_affinity, rise_s, stale,
     fresh, length, mean,
@@ -143,7 +142,7 @@ def score_rows(
 
 
 @njit(cache=True, nogil=True)
-def click_rows(seed, rows, offsets, logit, intercept, position):
+def click_rows(seed, rows, offsets, logit, intercept, position):  # type: ignore[no-untyped-def]
     """(p, p_ref, click) of each shown item."""
     p = np.empty(offsets[-1], np.float32)
     p_ref = np.empty(offsets[-1], np.float32)
@@ -160,7 +159,7 @@ def click_rows(seed, rows, offsets, logit, intercept, position):
 
 
 @njit(cache=True, nogil=True)
-def draw_histories(seed, lengths, offsets, topics, interest, pools, pool_starts, cumulative, vector):
+def draw_histories(seed, lengths, offsets, topics, interest, pools, pool_starts, cumulative, vector):  # type: ignore[no-untyped-def]
     """History of each user, flat (offsets[-1],) i32: old news of the user's topics, kept where interest is."""
     out = np.empty(offsets[-1], np.int32)
     n_topics = len(pool_starts) - 1
@@ -169,8 +168,8 @@ def draw_histories(seed, lengths, offsets, topics, interest, pools, pool_starts,
         counter = 0
         for j in range(offsets[u], offsets[u + 1]):
             item = 0
-            for _ in range(40):
-                if uniform(key, counter) < 0.6:
+            for _ in range(96):
+                if uniform(key, counter) < 0.25:
                     t = topics[u, 1 if uniform(key, counter + 1) < 0.5 else 0]
                 else:
                     t = np.int64(uniform(key, counter + 1) * n_topics)
@@ -183,85 +182,7 @@ def draw_histories(seed, lengths, offsets, topics, interest, pools, pool_starts,
                 dot = 0.0
                 for d in range(vector.shape[1]):
                     dot += interest[u, d] * vector[item, d]
-                if uniform(key, counter - 1) < math.exp(min(7.0 * (dot - 0.75), 0.0)):
+                if uniform(key, counter - 1) < math.exp(min(6.0 * (dot - 1.0), 0.0)):
                     break
             out[j] = item
     return out
-
-
-@njit(cache=True, nogil=True)
-def _put_int(buffer, at, value):
-    width = 1
-    limit = 10
-    while value >= limit:
-        width += 1
-        limit *= 10
-    for k in range(width - 1, -1, -1):
-        buffer[at + k] = 48 + value % 10
-        value //= 10
-    return at + width
-
-
-@njit(cache=True, nogil=True)
-def _put_two(buffer, at, value):
-    buffer[at] = 48 + value // 10
-    buffer[at + 1] = 48 + value % 10
-    return at + 2
-
-
-@njit(cache=True, nogil=True)
-def render_rows(
-    buffer, rows, user, time_s, day_first, month, user_number, item_number, history_offsets, history, offsets, items,
-    click,
-):  # fmt: skip
-    """Write rows as behaviors.tsv lines; returns the bytes written. `month`/`day_first`: the window's first day."""
-    at = 0
-    for i in range(len(rows)):
-        at = _put_int(buffer, at, rows[i] + 1)
-        buffer[at] = 9
-        buffer[at + 1] = 85  # U
-        at = _put_int(buffer, at + 2, user_number[user[i]])
-        buffer[at] = 9
-        day, second = time_s[i] // 86400, time_s[i] % 86400
-        at = _put_int(buffer, at + 1, month)
-        buffer[at] = 47
-        at = _put_int(buffer, at + 1, day_first + day)
-        for byte in (47, 50, 48, 49, 57, 32):  # /2019 and a blank
-            buffer[at] = byte
-            at += 1
-        hour = second // 3600
-        at = _put_int(buffer, at, (hour + 11) % 12 + 1)
-        buffer[at] = 58
-        at = _put_two(buffer, at + 1, second // 60 % 60)
-        buffer[at] = 58
-        at = _put_two(buffer, at + 1, second % 60)
-        buffer[at] = 32
-        buffer[at + 1] = 80 if hour >= 12 else 65
-        buffer[at + 2] = 77
-        buffer[at + 3] = 9
-        at += 4
-        lo, hi = history_offsets[user[i]], history_offsets[user[i] + 1]
-        for j in range(lo, hi):
-            if j > lo:
-                buffer[at] = 32
-                at += 1
-            buffer[at] = 78  # N
-            at = _put_int(buffer, at + 1, item_number[history[j]])
-        buffer[at] = 9
-        at += 1
-        for j in range(offsets[i], offsets[i + 1]):
-            if j > offsets[i]:
-                buffer[at] = 32
-                at += 1
-            buffer[at] = 78
-            at = _put_int(buffer, at + 1, item_number[items[j]])
-            buffer[at] = 45
-            buffer[at + 1] = 48 + click[j]
-            at += 2
-        buffer[at] = 10
-        at += 1
-    return at
-
-
-def int_array(values: object) -> NDArray[np.int64]:
-    return np.ascontiguousarray(np.asarray(values, dtype=np.int64))

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from infra.errors import ConfigError
-from stream.generate import kernels
 from stream.generate.parameters import SCALES, Parameters
+from stream.generate.render import render_rows
 from stream.generate.rows import Chunk, RowSource
 from stream.generate.text import news_lines
 from stream.generate.world import World, build_world
@@ -94,17 +94,17 @@ def _write_rows(
     return shown, clicks
 
 
-def _render(source: RowSource, chunk: Chunk) -> memoryview:
+def _render(source: RowSource, chunk: Chunk) -> bytes:
     world: World = source.world
     history = source.histories
     items = int(np.diff(history.offsets)[chunk.user].sum()) + len(chunk.items)
     # An item takes at most 11 bytes ("N1234567-0 "), the head of a row at most 64.
     buffer: NDArray[np.uint8] = np.empty(64 * len(chunk.rows) + 11 * items, dtype=np.uint8)
-    size = kernels.render_rows(
+    size = render_rows(
         buffer, chunk.rows, chunk.user, chunk.time_s, FIRST_DAY, MONTH, world.users.number, world.items.number,
         history.offsets, history.items, chunk.offsets, chunk.items, chunk.click,
     )  # fmt: skip
-    return memoryview(buffer)[:size]
+    return buffer[:size].tobytes()
 
 
 def _truth(chunk: Chunk, names: pa.Array) -> pa.RecordBatch:

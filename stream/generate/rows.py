@@ -131,7 +131,7 @@ class RowSource:
         old = np.flatnonzero(w.items.born_s < 0)
         old = old[np.argsort(w.items.topic[old], kind="stable")]
         edges = np.searchsorted(w.items.topic[old], np.arange(w.scale.topics + 1))
-        cumulative = np.cumsum(np.exp(0.6 * w.items.exposure[old].astype(np.float64)))
+        cumulative = np.cumsum(np.exp(0.8 * w.items.exposure[old].astype(np.float64)))
         interest = w.moving.community[0, w.users.community] + w.users.before
         items = kernels.draw_histories(
             self.seed, lengths, offsets, w.users.topics, interest, old, edges, cumulative, w.items.vector

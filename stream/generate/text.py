@@ -39,10 +39,10 @@ _ONSETS = (
 )
 _VOWELS = ("a", "e", "i", "o", "u", "ai", "ea", "ou")
 _ENDS = ("", "n", "r", "s", "t", "l", "ck", "nd")
-_COMMON = tuple(
+_COMMON = (  # noqa: SIM905
     "the to of in a for and on is with at from after his her as how by this that you what are be it your will new "
-    "who why not can he she they their has says over top best man woman day year home first two up out about more".split()  # noqa: SIM905
-)
+    "who why not can he she they their has says over top best man woman day year home first two up out about more"
+).split()
 _STYLE_WORDS = 40  # words each style pole owns
 ZIPF = 1.05
 
@@ -61,7 +61,8 @@ def vocabulary(n: int, rng: np.random.Generator) -> list[str]:
 def _zipf(n: int, size: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Ranks 0 … n−1 with weight 1 / (rank + 2)^ZIPF."""
     cumulative = np.cumsum((np.arange(n) + 2.0) ** -ZIPF)
-    return np.minimum(np.searchsorted(cumulative, rng.random(size) * cumulative[-1]), n - 1)
+    ranks: NDArray[np.int64] = np.searchsorted(cumulative, rng.random(size) * cumulative[-1])
+    return np.minimum(ranks, n - 1)
 
 
 def _word_ids(world: World, owner: NDArray[np.int64], told: float, rng: np.random.Generator) -> NDArray[np.int64]:

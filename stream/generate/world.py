@@ -111,7 +111,8 @@ def build_world(scale: Scale, parameters: Parameters, rng: np.random.Generator) 
 
 
 def _unit(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+    unit: NDArray[np.float64] = x / np.linalg.norm(x, axis=-1, keepdims=True)
+    return unit
 
 
 def _mixtures(topics: F32, k: int, n: int, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -145,6 +146,7 @@ def _items(
     # Candidates: published from four days before the window to its end; the others before that.
     window_s = scale.days * DAY_S
     born = np.concatenate([rng.uniform(-4 * DAY_S, window_s, m), rng.uniform(-OLD_DAYS * DAY_S, -4 * DAY_S, n - m)])
+    born = np.floor(born / DAY_S) * DAY_S + _newsroom(n, rng)
     story = np.full(n, -1, dtype=np.int32)
     breaking = np.flatnonzero((born > 0) & (rng.random(n) < p.shock_items))
     story[breaking] = rng.integers(0, len(shocks.time_s), len(breaking))
@@ -153,7 +155,10 @@ def _items(
     stray = rng.standard_normal((n, p.dims)) * (p.vector_noise / np.sqrt(p.dims))
     quality = rng.standard_normal(n) * p.quality_sigma
     exposure = rng.standard_normal(n) * p.exposure_sigma + p.exposure_quality * quality / p.quality_sigma
-    exposure[breaking] += 0.5
+    exposure = np.minimum(exposure, p.exposure_limit)
+    life = p.life_median_s * np.exp(
+        p.life_sigma * rng.standard_normal(n) + p.life_exposure * exposure / p.exposure_sigma
+    )
     again = np.where(rng.random(n) < p.second_burst, rng.uniform(4, 40, n) * 3_600.0, np.inf)
     category, subcategory = _shelves(scale, p, topic, sub_category, rng)
     return Items(
@@ -164,12 +169,17 @@ def _items(
         quality=quality.astype(np.float32),
         exposure=exposure.astype(np.float32),
         born_s=born,
-        life_s=(p.life_median_s * np.exp(p.life_sigma * rng.standard_normal(n))).astype(np.float32),
+        life_s=life.astype(np.float32),
         again_s=again.astype(np.float32),
         story=story,
         category=category,
         subcategory=subcategory,
     )
+
+
+def _newsroom(n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Second of the day at which news are published: newsrooms work later in the (UTC) day than readers read."""
+    return (rng.normal(20.0, 4.0, n) % 24.0) * 3_600.0
 
 
 def _shelves(scale: Scale, p: Parameters, topic: I32, sub_category: I32, rng: np.random.Generator) -> tuple[I32, I32]:
@@ -231,7 +241,7 @@ def _moving(
     rng: np.random.Generator,
 ) -> Moving:
     bins = round(scale.days * DAY_S / BIN_S)
-    start = np.arange(bins) * BIN_S
+    start: NDArray[np.float64] = np.arange(bins, dtype=np.float64) * BIN_S
     fashion = _wander(bins, (scale.topics,), p.fashion_sigma, p.fashion_h, rng)
     for time_s, topic, size in zip(shocks.time_s, shocks.topic, shocks.size, strict=True):
         fashion[:, topic] += size * _after(start, time_s, p.shock_half_life_h)

@@ -9,9 +9,9 @@ again, window by window, and cannot fail.
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
 from infra.hashing import hash64_range, partition_range
+from stream.mind.fields import NO_TIME, is_utf8, parse_time
 
 MAX_LINE_BYTES = 256 << 10  # MIND's longest is under 12 KB
 MAX_ID_BYTES = 128
@@ -19,12 +19,11 @@ MAX_ID_BYTES = 128
 OK, TOO_LONG, NOT_UTF8, COLUMNS, EMPTY_ID, ID_TOO_LONG, BAD_TIME, NO_CANDIDATES, LABEL_MISSING, BAD_LABEL = range(10)
 DUPLICATE, TIME_GAP, UNLABELLED = 10, 11, 12
 
-_TAB, _NEWLINE, _RETURN, _SPACE, _DASH, _SLASH, _COLON, _ZERO, _ONE = 9, 10, 13, 32, 45, 47, 58, 48, 49
-NO_TIME = -1
+_TAB, _NEWLINE, _RETURN, _SPACE, _DASH, _ZERO, _ONE = 9, 10, 13, 32, 45, 48, 49
 
 
 @njit(cache=True, nogil=True)
-def count_lines(data: NDArray[np.uint8]) -> int:
+def count_lines(data):  # type: ignore[no-untyped-def]
     """Lines of a file; the last may lack its newline."""
     n = 0
     for i in range(len(data)):
@@ -33,94 +32,7 @@ def count_lines(data: NDArray[np.uint8]) -> int:
 
 
 @njit(cache=True, nogil=True)
-def is_utf8(data: NDArray[np.uint8], lo: int, hi: int) -> bool:
-    """Well-formed UTF-8 by table 3-7 of the Unicode standard: no overlong forms, no surrogates."""
-    i = lo
-    while i < hi:
-        b = data[i]
-        i += 1
-        if b < 0x80:
-            continue
-        low, high = 0x80, 0xBF
-        if 0xC2 <= b <= 0xDF:
-            more = 1
-        elif 0xE0 <= b <= 0xEF:
-            more = 2
-            low = 0xA0 if b == 0xE0 else 0x80
-            high = 0x9F if b == 0xED else 0xBF
-        elif 0xF0 <= b <= 0xF4:
-            more = 3
-            low = 0x90 if b == 0xF0 else 0x80
-            high = 0x8F if b == 0xF4 else 0xBF
-        else:
-            return False
-        for _ in range(more):
-            if i >= hi or data[i] < low or data[i] > high:
-                return False
-            low, high = 0x80, 0xBF
-            i += 1
-    return True
-
-
-@njit(cache=True, nogil=True)
-def _number(data, at, hi, least, most):
-    """(value, end) of `least` to `most` digits at `at`; value −1 where there are none."""
-    value = 0
-    width = 0
-    while at < hi and width < most and _ZERO <= data[at] <= 57:
-        value = value * 10 + np.int64(data[at]) - _ZERO
-        at += 1
-        width += 1
-    return (value if width >= least else -1), at
-
-
-@njit(cache=True, nogil=True)
-def days_from_civil(year: int, month: int, day: int) -> int:
-    """Days since 1970-01-01 in the proleptic Gregorian calendar (H. Hinnant's algorithm)."""
-    y = year - (1 if month <= 2 else 0)
-    era = y // 400
-    of_era = y - era * 400
-    of_year = (153 * (month + (-3 if month > 2 else 9)) + 2) // 5 + day - 1
-    return era * 146097 + of_era * 365 + of_era // 4 - of_era // 100 + of_year - 719468
-
-
-@njit(cache=True, nogil=True)
-def parse_time(data: NDArray[np.uint8], lo: int, hi: int) -> int:
-    """Milliseconds since the epoch of `11/12/2019 2:14:46 PM` read as UTC; NO_TIME where it is no such time.
-
-    12 AM is midnight, 12 PM noon. Month, day and hour may be padded to two digits.
-    """
-    month, at = _number(data, lo, hi, 1, 2)
-    if month < 1 or month > 12 or at >= hi or data[at] != _SLASH:
-        return NO_TIME
-    day, at = _number(data, at + 1, hi, 1, 2)
-    if day < 1 or at >= hi or data[at] != _SLASH:
-        return NO_TIME
-    year, at = _number(data, at + 1, hi, 4, 4)
-    if year < 1970 or at >= hi or data[at] != _SPACE:
-        return NO_TIME
-    first = days_from_civil(year, month, 1)
-    after = days_from_civil(year, month + 1, 1) if month < 12 else days_from_civil(year + 1, 1, 1)
-    if day > after - first:
-        return NO_TIME
-    hour, at = _number(data, at + 1, hi, 1, 2)
-    if hour < 1 or hour > 12 or at >= hi or data[at] != _COLON:
-        return NO_TIME
-    minute, at = _number(data, at + 1, hi, 2, 2)
-    if minute < 0 or minute > 59 or at >= hi or data[at] != _COLON:
-        return NO_TIME
-    second, at = _number(data, at + 1, hi, 2, 2)
-    if second < 0 or second > 59 or at + 3 != hi or data[at] != _SPACE or data[at + 2] != 77:
-        return NO_TIME
-    half = data[at + 1]
-    if half != 65 and half != 80:  # A, P
-        return NO_TIME
-    hour = hour % 12 + (12 if half == 80 else 0)
-    return (((first + day - 1) * 24 + hour) * 60 + minute) * 60_000 + second * 1000
-
-
-@njit(cache=True, nogil=True)
-def _check_history(data, lo, hi):
+def _check_history(data, lo, hi):  # type: ignore[no-untyped-def]
     """(reason, ids) of a history; blanks only separate."""
     n = 0
     start = lo
@@ -134,7 +46,7 @@ def _check_history(data, lo, hi):
 
 
 @njit(cache=True, nogil=True)
-def _check_label(data, lo, hi):
+def _check_label(data, lo, hi):  # type: ignore[no-untyped-def]
     """Reason of one shown item: its id ends at the last dash, one byte of label follows."""
     dash = hi - 1
     while dash >= lo and data[dash] != _DASH:
@@ -151,7 +63,7 @@ def _check_label(data, lo, hi):
 
 
 @njit(cache=True, nogil=True)
-def _check_items(data, lo, hi):
+def _check_items(data, lo, hi):  # type: ignore[no-untyped-def]
     """(reason, items) of the shown items; the first bad one decides."""
     n = 0
     unlabelled = 0
@@ -174,7 +86,7 @@ def _check_items(data, lo, hi):
 
 
 @njit(cache=True, nogil=True)
-def _tabs(data, lo, hi, tabs):
+def _tabs(data, lo, hi, tabs):  # type: ignore[no-untyped-def]
     """(tabs found, all bytes ASCII) of a line; positions of the first four go to `tabs`."""
     n = 0
     seen = np.uint8(0)
@@ -189,7 +101,7 @@ def _tabs(data, lo, hi, tabs):
 
 
 @njit(cache=True, nogil=True)
-def _check_line(data, lo, hi, tabs):
+def _check_line(data, lo, hi, tabs):  # type: ignore[no-untyped-def]
     """(reason, time_ms, history ids, shown items) of one line."""
     if hi - lo > MAX_LINE_BYTES:
         return TOO_LONG, 0, 0, 0
@@ -214,7 +126,7 @@ def _check_line(data, lo, hi, tabs):
 
 
 @njit(cache=True, nogil=True)
-def scan(data: NDArray[np.uint8], reason, time_ms, offset, length, key, history, items) -> None:
+def scan(data, reason, time_ms, offset, length, key, history, items):  # type: ignore[no-untyped-def]
     """Fill one entry a line; `length` leaves out the line end, `key` is the hash of the impression id alone."""
     tabs = np.zeros(4, np.int64)
     lo = 0
@@ -231,7 +143,7 @@ def scan(data: NDArray[np.uint8], reason, time_ms, offset, length, key, history,
 
 
 @njit(cache=True, nogil=True)
-def _put_ids(data, lo, hi, at, values):
+def _put_ids(data, lo, hi, at, values):  # type: ignore[no-untyped-def]
     """Keys of the ids in data[lo:hi] to values[at:]."""
     start = lo
     for i in range(lo, hi + 1):
@@ -243,7 +155,7 @@ def _put_ids(data, lo, hi, at, values):
 
 
 @njit(cache=True, nogil=True)
-def _put_items(data, lo, hi, at, values, labels):
+def _put_items(data, lo, hi, at, values, labels):  # type: ignore[no-untyped-def]
     start = lo
     for i in range(lo, hi + 1):
         if i == hi or data[i] == _SPACE:
@@ -255,22 +167,24 @@ def _put_items(data, lo, hi, at, values, labels):
 
 
 @njit(cache=True, nogil=True)
-def parse(
-    data: NDArray[np.uint8], prefix: NDArray[np.uint8], rows, offset, length, partitions: int, impression, user,
+def parse(  # type: ignore[no-untyped-def]
+    data, prefix, rows, offset, length, partitions, impression, user,
     partition, history_at, history, items_at, items, labels,
-) -> None:  # fmt: skip
+):  # fmt: skip
     """Parse usable lines. Line rows[k] (offset[rows[k]], length[rows[k]]) goes to output row rows[k].
 
     `prefix` is the folder's name and a slash; the impression key is the hash of prefix + id.
     """
     tabs = np.zeros(4, np.int64)
     name = np.empty(len(prefix) + MAX_ID_BYTES, np.uint8)
-    name[: len(prefix)] = prefix
+    for i in range(len(prefix)):
+        name[i] = prefix[i]
     for r in rows:
         lo, hi = offset[r], offset[r] + length[r]
         _tabs(data, lo, hi, tabs)
         id_len = tabs[0] - lo
-        name[len(prefix) : len(prefix) + id_len] = data[lo : tabs[0]]
+        for i in range(id_len):
+            name[len(prefix) + i] = data[lo + i]
         impression[r] = hash64_range(name, 0, len(prefix) + id_len)
         user[r] = hash64_range(data, tabs[0] + 1, tabs[1])
         partition[r] = partition_range(data, tabs[0] + 1, tabs[1], partitions)
