@@ -93,7 +93,7 @@ def join(
 ) -> None:
     from infra.eventlog import create_topics, open_log
     from infra.process import Process, RunFolder
-    from stream.archive import Archive, ArchiveThread
+    from stream.archiver import Archive, ArchiveThread
     from stream.examples import DropReason
     from stream.join.core import JoinSettings
     from stream.join.worker import JoinWorker

@@ -9,8 +9,10 @@ import pytest
 from infra.errors import CorruptStateError, RetryableError
 from infra.eventlog import EventLog
 from infra.ticks import Timeline
-from stream import archive as module
-from stream.archive import COMPLETE, Archive, complete_through, read_ticks
+from stream import archive as files_module
+from stream import archiver as module
+from stream.archive import COMPLETE, complete_through, read_ticks
+from stream.archiver import Archive
 from stream.columns import Lists
 from stream.examples import EMPTY, ExampleColumns, ExampleMeta, encode_example_meta, encode_examples
 from stream.ticks_in import ExampleTicks
@@ -155,14 +157,15 @@ def test_a_flipped_byte_is_detected_or_changes_nothing(log: EventLog, tmp_path: 
 def test_a_full_disk_is_waited_out(log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(log, 12)
     naps: list[float] = []
-    write, tries = module._write_file, iter(range(1_000))
+    write, tries = files_module.write_file, iter(range(1_000))
 
     def full_at_first(path: Path, data: Any) -> None:
         if next(tries) % 3 == 0:
             raise RetryableError(f"{path}: No space left on device", after_s=1.0)
         write(path, data)
 
-    monkeypatch.setattr(module, "_write_file", full_at_first)
+    monkeypatch.setattr(module, "write_file", full_at_first)
+    monkeypatch.setattr(files_module, "write_file", full_at_first)
     archive = Archive(log, tmp_path / "archive", TIMELINE, sleep=naps.append)
     while archive.step():
         pass

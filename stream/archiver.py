@@ -1,0 +1,209 @@
+"""Keeps the archive: a reader of `examples`, not a part of the joiner.
+
+An hour's file is written when the hour is complete; then the progress is noted, then the reader's position committed.
+Whatever a crash interrupts is read and written again, equal byte for byte. At a replay's end the unfinished hour is
+written as well, and not committed: if the log goes on, the whole hour replaces it.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from infra.errors import CorruptStateError, OuzelError
+from infra.eventlog import EventLog, Record
+from infra.ticks import Timeline
+from stream.archive import (
+    CLOSE_TICK,
+    COMPLETE,
+    NOTHING_ARCHIVED,
+    Hours,
+    Progress,
+    complete_through,
+    day_name,
+    digest_of,
+    read_progress,
+    write_file,
+    write_parquet,
+)
+from stream.examples import EXAMPLE_CODEC, decode_example_meta
+from stream.retry import Retrier
+
+
+@dataclass(slots=True)
+class _Part:
+    """The hour of a partition that is being collected."""
+
+    progress: int
+    first_offset: int  # of the hour's first record, in `examples`
+    hour: int | None = None
+    seq: int | None = None
+    ticks: list[int] = field(default_factory=list)  # of each batch
+    batches: list[pa.RecordBatch] = field(default_factory=list)
+
+
+class Archive:
+    """Keeps the archive of some partitions up to date. For one thread: call `step` again and again."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        folder: Path,
+        timeline: Timeline,
+        *,
+        hours: int = 1,
+        partitions: Sequence[int] | None = None,
+        name: str = "archive",
+        stopping: Callable[[], bool] = lambda: False,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._until_done = Retrier(stopping, sleep)
+        self._log, self._folder = log, folder
+        self._clock = Hours(timeline.tick_ms, hours)
+        self._all = log.partitions("examples")
+        numbers = list(range(self._all) if partitions is None else partitions)
+        self._reader = log.reader("examples", name, numbers)
+        (folder / "progress").mkdir(parents=True, exist_ok=True)
+        self._parts = {}
+        for p in numbers:
+            done = read_progress(folder, p)
+            closed = NOTHING_ARCHIVED if done is None else done.closed_through
+            self._parts[p] = _Part(progress=closed, first_offset=self._reader.position(p))
+        self._day = self._clock.day(complete_through(folder) + 1)
+
+    def step(self, max_records: int = 512, timeout_s: float = 0.0) -> int:
+        """Read what is there and write the hours that it completes; the number of records read.
+
+        Raises CorruptStateError on a gap, OSError where the folder cannot be written.
+        """
+        records = self._reader.poll(max_records, timeout_s)
+        for p, record in records:
+            self._take(p, self._parts[p], record)
+        return len(records)
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether everything in `examples` was read."""
+        return all(self._reader.position(p) == self._log.end_offset("examples", p) for p in self._parts)
+
+    @property
+    def closed_through(self) -> int:
+        """Every tick up to this one is on disk, over this archive's partitions."""
+        return min(part.progress for part in self._parts.values())
+
+    def close(self) -> None:
+        """Let go of the reader."""
+        self._reader.close()
+
+    def _take(self, p: int, part: _Part, record: Record) -> None:
+        meta = decode_example_meta(record.meta)
+        if part.seq is not None and meta.seq <= part.seq:
+            return
+        if part.seq is not None and meta.seq != part.seq + 1:
+            raise CorruptStateError(
+                f"examples/{p}, offset {record.offset}: record {meta.seq} follows {part.seq}; records are missing. "
+                "`examples` is derived: stop the run, delete its folder in the log, and start the joiner again"
+            )
+        part.seq = meta.seq
+        hour = self._clock.hour(meta.tick)
+        if hour < self._clock.hour(part.progress + 1):
+            return
+        if part.hour is not None and hour > part.hour:
+            self._finish(p, part, self._clock.first_tick(hour) - 1, record.offset)
+        if part.hour is None:
+            part.hour, part.first_offset = hour, record.offset
+        if not meta.is_marker:
+            part.batches.append(EXAMPLE_CODEC.decode_batch(bytes(record.value)))
+            part.ticks.append(meta.tick)
+        if self._clock.hour(meta.closed_through + 1) > hour:
+            self._finish(p, part, meta.closed_through, record.offset + 1)
+        elif meta.end:
+            self._write(p, part, record.offset + 1)
+            self._note(p, part, meta.closed_through)
+
+    def _finish(self, p: int, part: _Part, closed_through: int, next_offset: int) -> None:
+        """The hour is complete: write it, note it, and only then let the log forget it."""
+        self._write(p, part, next_offset)
+        self._note(p, part, closed_through)
+        self._reader.commit({p: next_offset})
+        part.hour, part.ticks, part.batches = None, [], []
+
+    def _write(self, p: int, part: _Part, next_offset: int) -> None:
+        if part.hour is None or not part.batches:
+            return
+        table = pa.Table.from_batches(part.batches).combine_chunks()
+        ticks = np.repeat(np.array(part.ticks, dtype=np.int64), [batch.num_rows for batch in part.batches])
+        examples = EXAMPLE_CODEC.columns(table.to_batches()[0])
+        footer = {
+            "partition": str(p),
+            "first_offset": str(part.first_offset),
+            "next_offset": str(next_offset),
+            "digest": digest_of(examples, ticks),
+        }
+        table = table.append_column(CLOSE_TICK, pa.array(ticks)).replace_schema_metadata(footer)
+        path = self._clock.folder(self._folder, part.hour) / f"part-{p}.parquet"
+        self._until_done(lambda: write_parquet(path, table))
+
+    def _note(self, p: int, part: _Part, closed_through: int) -> None:
+        part.progress = closed_through
+        progress = Progress(
+            partition=p,
+            partitions=self._all,
+            tick_ms=self._clock.tick_ms,
+            hours=self._clock.hours,
+            closed_through=closed_through,
+        )
+        path, data = self._folder / "progress" / f"{p}.json", msgspec.json.encode(progress)
+        self._until_done(lambda: write_file(path, data))
+        complete = complete_through(self._folder)
+        day = self._clock.day(complete + 1)
+        if day > self._day:
+            self._day = day
+            for folder in sorted(self._folder.glob("day=*")):
+                if folder.name < day_name(day) and not (folder / COMPLETE).exists():
+                    path, data = folder / COMPLETE, msgspec.json.encode({"closed_through": complete})
+                    self._until_done(lambda path=path, data=data: write_file(path, data))  # type: ignore[misc]
+
+
+class ArchiveThread:
+    """An archive beside the joiner: a thread with a log of its own, so that its fsyncs hold nobody up."""
+
+    def __init__(self, open_it: Callable[[], Archive]) -> None:
+        self._open = open_it
+        self._stop = threading.Event()
+        self._drain = False
+        self._error: BaseException | None = None
+        self._archive: Archive | None = None
+        self._thread = threading.Thread(target=self._run, name="archive", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def closed_through(self) -> int:
+        """Every tick up to this one is on disk. Raises what ended the thread."""
+        if self._error is not None:
+            raise self._error
+        return NOTHING_ARCHIVED if self._archive is None else self._archive.closed_through
+
+    def finish(self, *, all_of_it: bool) -> None:
+        """End the thread, with all of `examples` read or as it stands. Raises what ended it before."""
+        self._drain = all_of_it
+        self._stop.set()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            self._archive = archive = self._open()
+            while not self._stop.is_set() or (self._drain and not archive.caught_up):
+                archive.step(timeout_s=0.02)
+            archive.close()
+        except OuzelError as error:
+            self._error = error
