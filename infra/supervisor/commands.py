@@ -63,6 +63,18 @@ def demo(
     console.print(_next_steps(folder), highlight=False)
 
 
+def up(
+    run: Annotated[Path, typer.Option("--run", help="A finished run's folder.")],
+    speed: Annotated[float, typer.Option(help="Event seconds a wall second: 10 learns a click in seconds.")] = 1.0,
+    port: Annotated[int | None, typer.Option(help="Port of the API; serve.port where it is not given.")] = None,
+) -> None:
+    """Go on from a finished run: serve it, take events, keep learning from them, until Ctrl-C."""
+    from infra.supervisor.live import go_on
+
+    console = Console()
+    go_on(RunFolder(run), console, speed=speed, port=port)
+
+
 def verify(
     run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
     keep: Annotated[bool, typer.Option("--keep", help="Keep the scratch folder of the derivation.")] = False,
@@ -119,6 +131,6 @@ def _headline(report: dict[str, Any]) -> Table:
 def _next_steps(folder: RunFolder) -> str:
     return f"""
 Try next:
-  ouzel up --run {folder.path}         serve it, and keep learning from what you post
-  ouzel verify {folder.path}           derive the parameters again from the logs, and compare
-  ouzel run --mind DIR --out runs/mine   the same over your own MIND download (https://msnews.github.io)"""
+  ouzel up --run {folder.path} --speed 10     serve it, and keep learning from what you post; it prints what to ask
+  ouzel verify {folder.path}                  derive the parameters again from the logs, and compare
+  ouzel run --mind DIR --out runs/mine    the same over your own MIND download (https://msnews.github.io)"""

@@ -1,0 +1,90 @@
+"""`ouzel up`: a finished run goes on. Its processes start again, and the replica keeps the replay's clock running.
+
+What is posted to the API enters the same log, is joined, learned and served: the loop closes. Stop it with Ctrl-C;
+started again, it goes on where it was.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+
+from infra.config import Config
+from infra.errors import InputError
+from infra.process import RunFolder
+from infra.supervisor.display import Display
+from infra.supervisor.fleet import Fleet, Member
+from infra.supervisor.runs import read_source
+
+WATCH_EVERY_S = 0.2
+TAIL_BYTES = 65_536
+
+
+def live_members(config: Config, *, speed: float, port: int | None) -> list[Member]:
+    """The loop without a replay: the replica writes the heartbeats."""
+    served = port if port is not None else config.serve.port
+    return [
+        Member("joiner", "join", ("--follow",)),
+        Member("trainer", "train", ("--follow",)),
+        Member("retrain", "retrain", ("--follow",)),
+        Member("replica", "serve", ("--follow", "--clock", "auto", "--speed", str(speed), "--port", str(served))),
+    ]
+
+
+def go_on(folder: RunFolder, console: Console, *, speed: float, port: int | None) -> None:
+    """Run until Ctrl-C. Raises ProcessFailed where a process ends by itself, InputError where there is no run."""
+    config = folder.load_config()
+    if not folder.store.is_dir():
+        raise InputError(f"{folder.path} has no versions yet; finish it first: `ouzel run … --out {folder.path}`")
+    members = live_members(config, speed=speed, port=port)
+    fleet = Fleet(folder, members)
+    address = f"http://{config.serve.host}:{port if port is not None else config.serve.port}"
+    console.print(what_to_ask(address, sample_of(folder), config, speed), highlight=False, soft_wrap=True)
+    try:
+        fleet.start_all()
+        with Display(console, folder.stats, [m.name for m in members]) as display:
+            while running := fleet.check():
+                display.update(running)
+                time.sleep(WATCH_EVERY_S)
+    except KeyboardInterrupt:
+        console.print("stopping")
+    finally:
+        fleet.stop_all()
+
+
+class Sample(NamedTuple):
+    """A user and some items of the run's source, to ask about."""
+
+    user: str
+    items: list[str]
+
+
+def sample_of(folder: RunFolder) -> Sample:
+    """From the last row of the source's log: a user and a few items who exist. Made-up ids where it is gone."""
+    try:
+        with open(Path(read_source(folder).mind[-1]) / "behaviors.tsv", "rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - TAIL_BYTES))
+            row = file.read().decode("utf-8", "replace").rstrip("\n").rsplit("\n", 1)[-1].split("\t")
+        return Sample(row[1], [entry.rpartition("-")[0] for entry in row[-1].split()[:4]])
+    except (OSError, InputError, IndexError):
+        return Sample("U1", ["N1", "N2", "N3", "N4"])
+
+
+def what_to_ask(address: str, sample: Sample, config: Config, speed: float) -> str:
+    """Commands to paste: rank, click, see the change."""
+    ticks = config.time.build()
+    wait_s = (ticks.attribution_ticks + ticks.publish_ticks + 1) * ticks.tick_ms / 1000 / speed
+    items, clicked = json.dumps(sample.items), sample.items[-1]
+    return f"""
+Ask, from another terminal:
+  curl -s {address}/readyz
+  curl -s {address}/v1/rank -d '{{"user": "{sample.user}", "items": {items}}}'
+Say what was shown and clicked; {wait_s:.0f} s later ask again, and {clicked} has moved up:
+  curl -s {address}/v1/events -d '{{"events": [
+    {{"type": "impression", "id": "mine-1", "user": "{sample.user}", "items": {items}}},
+    {{"type": "engagement", "impression": "mine-1", "user": "{sample.user}", "item": "{clicked}", "kind": "click"}}]}}'
+Ctrl-C stops everything; the same command goes on.
+"""
