@@ -20,11 +20,11 @@ from infra.paramstore.tensors import decode_tensors, encode_tensors
 from infra.process import Process, RunFolder, write_atomically
 from serving.evaluator.arms import Arms
 from serving.evaluator.nightly import NightlyChain
-from serving.evaluator.progressive import UNTOUCHED, Evaluation
+from serving.evaluator.progressive import Evaluation
 from serving.evaluator.truth import Truth, load_truth
 from serving.replica import Replica
 from serving.scorer import Scorer
-from stream.ticks_in import ExampleTicks, TickExamples
+from stream.ticks_in import NOTHING_CLOSED, ExampleTicks, TickExamples
 
 READER = "evaluator"
 PROGRESS_FILE = "progress.arrow"
@@ -58,7 +58,7 @@ class Evaluator:
         config, self._folder = process.config, process.folder.evaluation
         self._folder.mkdir(parents=True, exist_ok=True)
         self._process, self._timeline = process, config.time.build()
-        store = ParamStore(process.folder.path, log)
+        self._log, store = log, ParamStore(process.folder.path, log)
         self._replica = Replica(store, config, name=READER, exclusive=True)
         chain = NightlyChain(
             store.snapshots, config.model, self._timeline,
@@ -92,14 +92,17 @@ class Evaluator:
         self._ticks.close()
 
     def _continue(self) -> None:
+        """From the saved books; without them from the start of the log, whatever an earlier evaluator has read."""
         path = self._folder / PROGRESS_FILE
         if not path.is_file():
+            parts = range(self._log.partitions("examples"))
+            self._ticks.seek({p: self._log.start_offset("examples", p) for p in parts}, NOTHING_CLOSED)
             return
         try:
             self.evaluation.restore(decode_tensors(path.read_bytes()))
         except (CorruptStateError, KeyError, ValueError) as error:
             raise CorruptStateError(f"{path}: {error}; delete the folder {self._folder} and evaluate again") from error
-        if self.evaluation.tick != UNTOUCHED:
+        if self.evaluation.tick != NOTHING_CLOSED:
             self._ticks.seek(self.evaluation.positions, self.evaluation.tick)
 
     def _after(self, tick: TickExamples) -> None:
@@ -114,7 +117,7 @@ class Evaluator:
 
     def _save(self) -> None:
         """1. the books and positions, durable; 2. only then retention may pass them."""
-        if self.evaluation.tick == UNTOUCHED:
+        if self.evaluation.tick == NOTHING_CLOSED:
             return
         write_atomically(self._folder / PROGRESS_FILE, encode_tensors(self.evaluation.save()))
         self._ticks.commit(self.evaluation.positions)
@@ -122,7 +125,7 @@ class Evaluator:
 
     def _show(self, *, waiting: bool = False) -> None:
         evaluation = self.evaluation
-        if evaluation.tick == UNTOUCHED:
+        if evaluation.tick == NOTHING_CLOSED:
             self._process.progress(state="waiting for examples")
             return
         hour = None if evaluation.ledger is None else evaluation.ledger.last_hour("online")

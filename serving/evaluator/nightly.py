@@ -19,6 +19,7 @@ from infra.ticks import Timeline
 from serving.model import ServedModel, View, is_served
 
 NAME = re.compile(r"nightly-(\d{1,19})")
+NO_NIGHT = (-1, "")
 
 
 class Snapshots(Protocol):
@@ -40,25 +41,31 @@ class NightlyChain:
         self._delay, self._precision = delay_ticks, precision
         self.midnight = -1  # M of the net in hand
         self.switches: list[int] = []  # midnights in hand so far
+        self._hour: int | None = None  # of the last look into the store
         self._view: View | None = None
 
     def view(self, version_tick: int) -> View | None:
         """The nightly net that holds at this version tick; None before the first."""
-        midnight = self._holding(version_tick)
+        # Cuts are whole hours, so which one holds changes only where an hour (shifted by H) begins.
+        hour = (version_tick - self._delay) // self._timeline.ticks_per_hour
+        if hour == self._hour:
+            return self._view
+        self._hour = hour
+        midnight, name = self._holding(version_tick)
         if midnight != self.midnight:
-            self._view = self._load(midnight)
+            self._view = self._load(midnight, name)
             self.midnight = midnight
             self.switches.append(midnight)
         return self._view
 
-    def _holding(self, version_tick: int) -> int:
-        ticks = (int(m.group(1)) for m in map(NAME.fullmatch, self._snapshots.names()) if m)
-        return max((m for m in ticks if m + self._delay <= version_tick), default=-1)
+    def _holding(self, version_tick: int) -> tuple[int, str]:
+        known = ((int(m.group(1)), m.group()) for m in map(NAME.fullmatch, self._snapshots.names()) if m)
+        return max((n for n in known if n[0] + self._delay <= version_tick), default=NO_NIGHT)
 
-    def _load(self, midnight: int) -> View | None:
+    def _load(self, midnight: int, name: str) -> View | None:
         if midnight < 0:
             return None
-        tensors: Mapping[str, NDArray[Any]] = self._snapshots.read(f"nightly-{midnight}", is_served).tensors
+        tensors: Mapping[str, NDArray[Any]] = self._snapshots.read(name, is_served).tensors
         served = ServedModel(self._model, self._timeline, precision=self._precision, exclusive=True)
         served.open(tensors)
         return served.show(VersionId(-1, midnight), "")

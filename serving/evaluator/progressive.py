@@ -23,11 +23,10 @@ from serving.evaluator.arms import ArmScores
 from serving.evaluator.ledger import Ledger
 from serving.model import View
 from stream.examples import ExampleColumns
-from stream.ticks_in import TickExamples
+from stream.ticks_in import NOTHING_CLOSED, TickExamples
 
 WAIT_S = 0.2  # between two looks at whether to stop
 WAIT_BIN_S = 0.1  # resolution of label_wait_s
-UNTOUCHED = -(2**62)
 
 
 class Served(Protocol):
@@ -56,7 +55,7 @@ class Evaluation:
     def __init__(self, served: Served, arms: Scoring, timeline: Timeline) -> None:
         self._served, self._arms, self._timeline = served, arms, timeline
         self.ledger: Ledger | None = None
-        self.tick = UNTOUCHED  # the last one taken
+        self.tick = NOTHING_CLOSED  # the last one taken
         self.positions: dict[int, int] = {}  # of `examples`, after that tick
         self.impressions = 0  # read
         self.shown_items = 0

@@ -198,7 +198,8 @@ def _account(report: Report) -> str:
         ("impressions in examples", "each became an example with its labels", report["joined"]["impressions"], "good"),
         ("engagements in examples", "each became a label", report["joined"]["engagements"], "good"),
     ]
-    reasons = sorted(report["dropped"].items(), key=lambda kv: -kv[1])
+    reasons = sorted(((k, n) for k, n in report["dropped"].items() if n), key=lambda kv: -kv[1])
+    never = ", ".join(k.replace("_", " ") for k, n in report["dropped"].items() if not n)
     rows += [(f"dropped: {k.replace('_', ' ')}", DROP_MEANING.get(k, ""), n, "bad") for k, n in reasons]
     lines = "".join(
         f'<tr><th scope="row">{escape(name)}<span>{escape(meaning)}</span></th><td>{n:,}</td>'
@@ -213,7 +214,8 @@ def _account(report: Report) -> str:
     return (
         '<section class="panel"><h2>Every event accounted for</h2>'
         f'<p class="sub{"" if report["accounted"] else " alarm"}">{verdict}</p>'
-        f'<table class="account"><tbody>{lines}</tbody></table></section>'
+        f'<table class="account"><tbody>{lines}</tbody></table>'
+        f"{f'<p class=sub>No event was dropped as {escape(never)}.</p>' if never else ''}</section>"
     )
 
 

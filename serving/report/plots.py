@@ -119,10 +119,10 @@ def _span(report: Report) -> tuple[float, float]:
     return hours[0]["start_ms"] / DAY_MS, hours[-1]["start_ms"] / DAY_MS + 1 / 24
 
 
-def _time_axis(ax: Axes, report: Report, days: str = "%a %d %b") -> None:
+def _time_axis(ax: Axes, report: Report, days: str = "%a %d %b", *, wide: bool = True) -> None:
     first, last = _span(report)
     long = last - first > LONG_RUN_DAYS
-    hours = 24 if long else 6
+    hours = 24 if long else 6 if wide else 12
     at = [t / 24 for t in range(math.ceil(first * 24), int(last * 24) + 1) if t % hours == 0]
     ax.set_xticks(at, [datetime.fromtimestamp(t * 86_400, UTC).strftime(days if long else "%a %H:%M") for t in at])
     ax.set_xlim(first, last)
@@ -172,7 +172,7 @@ def calibration_over_time(report: Report) -> str:
         low, high = ax.get_ylim()
         ax.set_ylim(min(max(low, 0.5), 0.85), max(min(high, 1.6), 1.15))
         _label_ends(ax, ends, right)
-        _time_axis(ax, report, days="%a %d")
+        _time_axis(ax, report, days="%a %d", wide=False)
         ax.set_ylabel("predicted ÷ observed clicks")
         return svg(figure, "calibration", "Predicted over observed clicks by hour; 1 is calibrated")
 
