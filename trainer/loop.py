@@ -50,6 +50,7 @@ class TrainLoop:
         self._schedule: Schedule | None = None
         self._items_offset = 0
         self._seen = BEFORE  # the newest tick handled, published or not
+        self._positions = self._ticks.positions()  # of `examples`, after it
         self._unflushed = 0
         self._last_snapshot = BEFORE
         self._opened = BEFORE  # the newest promotion that was decided
@@ -85,7 +86,7 @@ class TrainLoop:
         if len(tick.examples):
             self._learn(tick, closed_wall_ms)
             self._process.metrics.observe("ouzel_tick_seconds", time.perf_counter() - started)
-        self._seen = tick.tick
+        self._seen, self._positions = tick.tick, tick.positions
         self._open_due_now(tick)
         self._note_progress(tick, closed_wall_ms)
         self.ended = tick.end
@@ -195,6 +196,8 @@ class TrainLoop:
             whole = self._state.export()
             carried = {n: t for n, t in whole.items() if n.startswith(("counters/", "items/"))}
             where = self._where(tick) | {"timestamp_ms": self._timeline.end_ms(decision.tick)}
+            if self._seen < tick.tick:  # not learned yet: a restart from this record must read it again
+                where["positions"] = self._positions
             self._publisher.open_generation(
                 decision.generation, decision.tick, decision.snapshot, carried, **where,
                 closed_wall_ms=time.time_ns() // 1_000_000,
@@ -234,6 +237,7 @@ class TrainLoop:
             through = max(through, version.meta.tick)
         self._last_snapshot, self._seen = meta.tick, through
         self._opened = self._newest_decision(through)
+        self._positions = dict(positions)
         self._ticks.seek(positions, through)
 
     def _newest_decision(self, through: int) -> int:

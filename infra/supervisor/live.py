@@ -81,9 +81,9 @@ def what_to_ask(address: str, sample: Sample, config: Config, speed: float) -> s
     return f"""
 Ask, from another terminal:
   curl -s {address}/readyz
-  curl -s {address}/v1/rank -d '{{"user": "{sample.user}", "items": {items}}}'
+  curl -s {address}/v1/rank --json '{{"user": "{sample.user}", "items": {items}}}'
 Say what was shown and clicked; {wait_s:.0f} s later ask again, and {clicked} has moved up:
-  curl -s {address}/v1/events -d '{{"events": [
+  curl -s {address}/v1/events --json '{{"events": [
     {{"type": "impression", "id": "mine-1", "user": "{sample.user}", "items": {items}}},
     {{"type": "engagement", "impression": "mine-1", "user": "{sample.user}", "item": "{clicked}", "kind": "click"}}]}}'
 Ctrl-C stops everything; the same command goes on.
