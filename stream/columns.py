@@ -58,8 +58,13 @@ class Lists:
         """All rows of all parts, in order; there is at least one part."""
         if len(parts) == 1:
             return parts[0]
-        lengths = np.concatenate([part.lengths for part in parts])
-        return cls(offsets_of(lengths), np.concatenate([part.values for part in parts]))
+        offsets = np.zeros(sum(len(part.offsets) for part in parts) - len(parts) + 1, dtype=np.int64)
+        row, base = 1, 0
+        for part in parts:
+            n = len(part.offsets) - 1
+            np.add(part.offsets[1:], base, out=offsets[row : row + n])
+            row, base = row + n, base + len(part.values)
+        return cls(offsets, np.concatenate([part.values for part in parts]))
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int] | NDArray[Any]], dtype: Any = np.int64) -> "Lists":

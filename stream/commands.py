@@ -116,7 +116,10 @@ def join(
                 stopping=stopping,
             )
 
-        worker = JoinWorker(log, settings, max_lag_records=config.log.max_lag_records, stopping=stopping)
+        # A trainer that waits for a retrain waits for a whole archive file: never hold back closer than two of them.
+        ticks_per_file = config.join.archive_hours * settings.timeline.ticks_per_hour
+        max_lag = max(config.log.max_lag_records, 2 * ticks_per_file)
+        worker = JoinWorker(log, settings, max_lag_records=max_lag, stopping=stopping)
         archive = ArchiveThread(open_archive)
         archive.start()
         counted: dict[str, int] = {}

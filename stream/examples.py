@@ -6,7 +6,7 @@ impressions is a marker: "closed through tick t".
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -85,11 +85,16 @@ class ExampleColumns:
 
     def slice(self, lo: int, hi: int) -> "ExampleColumns":
         """Impressions lo:hi, as views."""
-        return ExampleColumns(*(_slice(getattr(self, f.name), lo, hi) for f in fields(self)))
+        plain: dict[str, Any] = {name: getattr(self, name)[lo:hi] for name in _PLAIN}
+        items = self.items.slice(lo, hi)
+        labels = Lists(items.offsets, self.labels.values[self.labels.offsets[lo] : self.labels.offsets[hi]])
+        return ExampleColumns(**plain, history=self.history.slice(lo, hi), items=items, labels=labels)
 
     def take(self, rows: I64) -> "ExampleColumns":
-        """The given impressions, in that order; labels share the items' offsets."""
-        return ExampleColumns(*(_take(getattr(self, f.name), rows) for f in fields(self)))
+        """The given impressions, in that order."""
+        plain: dict[str, Any] = {name: getattr(self, name)[rows] for name in _PLAIN}
+        lists = {name: getattr(self, name).take(rows) for name in ("history", "items", "labels")}
+        return ExampleColumns(**plain, **lists)
 
     def order(self) -> I64:
         """Rows sorted by (shown, impression id, position); positions tell only repeats of an id apart."""
@@ -102,7 +107,14 @@ class ExampleColumns:
             return EMPTY
         if len(parts) == 1:
             return parts[0]
-        return cls(*(_concat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+        plain: dict[str, Any] = {n: np.concatenate([getattr(part, n) for part in parts]) for n in _PLAIN}
+        items = Lists.concat([part.items for part in parts])
+        labels = Lists(items.offsets, np.concatenate([part.labels.values for part in parts]))
+        history = Lists.concat([part.history for part in parts])
+        return cls(**plain, history=history, items=items, labels=labels)
+
+
+_PLAIN = ("impression", "user", "shown_ms", "offset", "row", "first_engaged_ms")  # the columns that are no lists
 
 
 def _empty() -> ExampleColumns:
@@ -130,7 +142,7 @@ EXAMPLE_CODEC = Codec(
 
 def example_columns(examples: ExampleColumns) -> dict[str, Any]:
     """Columns by name, as the codec and the archive take them."""
-    return {f.name: getattr(examples, f.name) for f in fields(examples)}
+    return {name: getattr(examples, name) for name in (*_PLAIN, "history", "items", "labels")}
 
 
 def encode_examples(examples: ExampleColumns) -> bytes:
@@ -163,15 +175,3 @@ def decode_example_meta(meta: bytes) -> ExampleMeta:
         return _META_DECODER.decode(meta)
     except msgspec.DecodeError as error:
         raise MalformedRecordError(f"meta of an examples record: {error}") from error
-
-
-def _slice(column: Any, lo: int, hi: int) -> Any:
-    return column.slice(lo, hi) if isinstance(column, Lists) else column[lo:hi]
-
-
-def _take(column: Any, rows: I64) -> Any:
-    return column.take(rows) if isinstance(column, Lists) else column[rows]
-
-
-def _concat(parts: list[Any]) -> Any:
-    return Lists.concat(parts) if isinstance(parts[0], Lists) else np.concatenate(parts)
