@@ -168,16 +168,15 @@ def _watch(process: Process, services: "Services", server: "uvicorn.Server", url
 
 
 def _note(process: Process, services: "Services") -> None:
-    import numpy as np
+    from serving.evaluator.distribution import distribution
 
     replica = services.follower.replica
-    sync_s = np.array(replica.sync_s or [0.0])
     process.note(
         versions_applied=replica.applied,
         catch_ups=replica.catch_ups,
         heartbeats=services.feedback.heartbeats,
         served_tick=replica.through,
-        sync_s={"p50": float(np.percentile(sync_s, 50)), "p99": float(np.percentile(sync_s, 99))},
+        sync_s=distribution(replica.sync_s, measured_by="replica: tick closed to version served"),
         table_rows=replica.model.table_rows,
         failure=services.follower.failure,
     )

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from infra.errors import InputError
 from infra.eventlog import EventLog, create_topics, open_log
@@ -18,10 +17,9 @@ from infra.paramstore.store import ParamStore
 from infra.paramstore.version import Kind
 from infra.process import RunFolder
 from infra.ticks import Timeline
+from serving.evaluator.distribution import distribution
 from serving.report.build import RunFacts
 from stream.examples import decode_example_meta
-
-SYNC_BINS = 32
 
 
 def collect(folder: RunFolder) -> RunFacts:
@@ -108,24 +106,7 @@ def _sync(stats: Mapping[str, Mapping[str, Any]], versions: Mapping[str, Any]) -
     measured = stats.get("replica", {}).get("notes", {}).get("sync_s", {})
     if not measured.get("p50"):
         return {"sync_s": versions["publish_s"]}
-    return {"sync_s": {**measured, "measured_by": "replica: tick closed to version served"}}
-
-
-def distribution(values: list[float], *, measured_by: str) -> dict[str, Any]:
-    """Percentiles, and a histogram in even steps of the logarithm."""
-    if not values:
-        return {}
-    x = np.maximum(np.array(values), 1e-4)
-    low, high = float(x.min()), float(x.max())
-    edges = np.geomspace(low * 0.98, max(high * 1.02, low * 1.1), SYNC_BINS + 1)
-    counts, _ = np.histogram(x, edges)
-    return {
-        "p50": float(np.percentile(x, 50)),
-        "p99": float(np.percentile(x, 99)),
-        "edges": [float(f"{e:.4g}") for e in edges],
-        "counts": counts.tolist(),
-        "measured_by": measured_by,
-    }
+    return {"sync_s": measured}
 
 
 def _table_rows(stats: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
