@@ -44,7 +44,9 @@ def main() -> None:
         show(console, results[-1])
     out = {
         "command": "make bench-loop",
-        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip(),
+        "commit": subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        ).stdout.strip(),
         "machine": f"{platform.machine()}, {platform.processor() or platform.system()}",
         "results": results,
     }
@@ -77,7 +79,16 @@ def ouzel(*arguments: str) -> None:
 def summary(report: dict[str, Any]) -> dict[str, Any]:
     """The figures of a report that a benchmark is about."""
     seconds = report["seconds"]
-    kept = ("seconds", "rows", "shown_items", "stage_seconds", "stage_cpu_seconds", "peak_rss_bytes", "sync_s", "digest")
+    kept = (
+        "seconds",
+        "rows",
+        "shown_items",
+        "stage_seconds",
+        "stage_cpu_seconds",
+        "peak_rss_bytes",
+        "sync_s",
+        "digest",
+    )
     arms = {
         name: {key: value for key, value in arm.items() if key not in ("by_hour", "by_day")}
         | {"auc_by_day": [day["auc_impression"] for day in arm["by_day"]]}
@@ -105,10 +116,12 @@ def show(console: Console, result: dict[str, Any]) -> None:
         f"peak {loop['peak_rss_bytes'] / 1e9:.2f} GB (proportional set size, all processes)"
     )
     for name, arm in loop["arms"].items():
-        console.print(f"  {name:<11} AUC {arm['auc_impression']:.4f}  by day {[round(a, 4) for a in arm['auc_by_day']]}")
+        console.print(
+            f"  {name:<11} AUC {arm['auc_impression']:.4f}  by day {[round(a, 4) for a in arm['auc_by_day']]}"
+        )
     if rival is not None:
         console.print(
-            f"  Vowpal Wabbit {rival['auc_impression']:.4f} progressive mean impression AUC, {rival['seconds']:.1f} s for "
+            f"  Vowpal Wabbit {rival['auc_impression']:.4f} mean impression AUC, {rival['seconds']:.1f} s for "
             f"{rival['examples']:,} examples: {rival['examples_per_s']:,.0f} examples/s (file mode, one process)"
         )
 
