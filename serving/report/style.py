@@ -32,6 +32,7 @@ svg{{width:100%;height:auto;display:block}}
 .legend b{{color:var(--ink);font-weight:600;margin-right:.2rem}}
 .legend i,.figures i{{display:inline-block;width:.65rem;height:.65rem;border-radius:50%;margin-right:.5rem}}
 .scroll{{overflow-x:auto}}
+.wide svg{{min-width:40rem}}
 table{{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}}
 .figures th,.figures td{{padding:.55rem .6rem;text-align:right;border-top:1px solid var(--rule);white-space:nowrap}}
 .figures thead th{{border:0;color:var(--muted);font-weight:500;font-size:.84rem}}
