@@ -116,7 +116,8 @@ def _quality(report: Report) -> str:
     return (
         '<section class="panel"><h2>Quality over time</h2>'
         f'<p class="sub">Mean impression AUC by event hour, averaged over {plots.SMOOTH_H} hours; dots are single '
-        f'hours of <i>online</i>.</p><div class="scroll wide">{plots.auc_over_time(report)}</div><ul class="legend">{legend}</ul></section>'
+        f"hours of <i>online</i>.</p>"
+        f'<div class="scroll wide">{plots.auc_over_time(report)}</div><ul class="legend">{legend}</ul></section>'
         '<div class="two"><section class="panel"><h2>Day by day</h2><p class="sub">Mean impression AUC of each day.</p>'
         f"{plots.auc_by_day(report)}</section>"
         '<section class="panel"><h2>Calibration</h2><p class="sub">1 means that as many clicks come as were predicted; '
