@@ -16,14 +16,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.evaluator.nightly import NightlyChain, before_midnight, no_scores
+from serving.evaluator.frozen import FrozenContext
+from serving.evaluator.nightly import NightlyChain, no_scores
 from serving.evaluator.truth import Truth
 from serving.model import View
 from serving.scorer import Scorer
 from stream.examples import ExampleColumns
 from stream.features.batch import Batch
 from stream.features.blocks import gather_blocks
-from stream.features.context import FEATURE_NAMES, PRIOR_CTR, item_context
+from stream.features.context import FEATURE_NAMES, PRIOR_CTR
 
 TRAINED = ("online", "nightly", "frozen")
 POPULARITY_FEATURE = FEATURE_NAMES.index("item_ctr_slow")
@@ -43,6 +44,7 @@ class Arms:
 
     def __init__(self, scorer: Scorer, nightly: NightlyChain, truth: Truth | None) -> None:
         self._scorer, self._nightly, self._truth = scorer, nightly, truth
+        self._frozen = FrozenContext()
         self.names = (*TRAINED, "popularity", *(("oracle",) if truth is not None else ()))
 
     def score(self, view: View, examples: ExampleColumns, live: int) -> ArmScores:
@@ -71,6 +73,6 @@ class Arms:
         blocks = gather_blocks(batch, night.lookup)
         f[1] = night.net.score(blocks)
         items = batch.keys["item"][batch.item]
-        ctx = item_context(items, night.counters, view.catalogue, before_midnight(self._nightly.midnight))
+        ctx = self._frozen.of(items, night, self._nightly.midnight, view.catalogue)
         f[2] = night.net.score(replace(blocks, ctx=ctx))
         np.add(f[1:3], blocks.position_bias, out=logit[1:3])
