@@ -27,6 +27,7 @@ class RunFacts:
     evaluation: Mapping[str, Any]  # evaluation.json of the evaluator
     counts: Mapping[str, int]  # cumulative counts of the joiner, summed over partitions
     stats: Mapping[str, Mapping[str, Any]]  # stats/<process>.json by process, "run" for the whole
+    dead_letters: Mapping[str, int] = field(default_factory=dict)  # rows that could not be used, by reason
     digest: str = ""
     generation: int = -1
     tick: int = -1
@@ -60,6 +61,7 @@ def build_report(facts: RunFacts) -> Report:
         "examples_out": joined["impressions"],
         "joined": joined,
         "dropped": dropped,
+        "dead_letters": dict(facts.dead_letters),
         "accounted": events_in == sum(joined.values()) + sum(dropped.values()),
         "seconds": _number(run.get("wall_s", max((s.get("wall_s", 0.0) for s in facts.stats.values()), default=0.0))),
         "stage_seconds": {n: _number(facts.stats[n].get("wall_s", 0.0)) for n in stages},

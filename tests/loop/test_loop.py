@@ -1,0 +1,124 @@
+"""The whole loop in real processes: what it accounts for, and that its result is a function of the log alone."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from infra.eventlog import open_log
+from infra.process import RunFolder
+from infra.supervisor.fleet import Fleet
+from infra.supervisor.runs import loop_members, read_source, run_loop, write_report
+
+from .conftest import BAD_ROWS, ROWS, Run
+
+ARM_FIGURES = ("auc_impression", "mrr", "ndcg5", "ndcg10", "auc", "log_loss", "ne", "calibration")
+PATIENCE_S = 120
+
+
+def test_every_event_ends_in_an_example_or_in_one_drop_reason(straight: Run) -> None:
+    report = straight.report
+    dropped = sum(report["dropped"].values())
+    assert report["events_in"] == report["joined"]["impressions"] + report["joined"]["engagements"] + dropped
+    assert report["examples_out"] == report["joined"]["impressions"] == report["rows"] == ROWS
+
+
+def test_bad_rows_are_dead_letters_by_reason_and_the_run_goes_on(straight: Run) -> None:
+    dead = {reason: n for reason, n in straight.report["dead_letters"].items() if n}
+    expected = dict.fromkeys(BAD_ROWS, 1) | {"duplicate_impression": 1}
+    expected["columns"] += 1  # the torn row at the end
+    assert dead == expected
+    config = straight.folder.load_config()
+    log = open_log(straight.folder.log, config.log)
+    letters = log.read("dead-letters", 0, 0)
+    log.close()
+    assert len(letters) == sum(expected.values())
+    assert any(bytes(letter.value) == BAD_ROWS["bad_label"] for letter in letters)
+
+
+def test_the_report_has_every_figure_of_every_arm(straight: Run) -> None:
+    report = straight.report
+    for key in ("shown_items", "seconds", "stage_seconds", "stage_cpu_seconds", "peak_rss_bytes", "digest"):
+        assert report[key], key
+    assert set(report["stage_cpu_seconds"]) >= {"replay", "joiner", "trainer", "retrain", "replica", "evaluator"}
+    assert {"p50", "p99"} <= set(report["label_wait_s"])
+    assert {"p50", "p99"} <= set(report["sync_s"])
+    assert set(report["arms"]) == {"online", "nightly", "frozen", "popularity", "oracle"}
+    for name, arm in report["arms"].items():
+        for scope in (arm, *arm["by_day"]):
+            assert all(figure in scope for figure in ARM_FIGURES), name
+        assert len(arm["by_day"]) == 2
+        assert len(arm["by_hour"]) >= 24
+    page = (straight.folder.path / "report.html").read_text(encoding="utf-8")
+    assert "<svg" in page
+    assert not re.search(r"""(src|href)\s*=\s*["']https?://""", page)  # nothing is fetched
+
+
+def test_another_speed_gives_equal_digests(straight: Run, new_run: Callable[..., RunFolder]) -> None:
+    folder = new_run("replay.speed=12000x")
+    run_loop(folder, Console(quiet=True))
+    assert result(folder) == result(straight.folder)
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_killing_every_process_in_the_middle_gives_equal_digests(
+    straight: Run, new_run: Callable[..., RunFolder], seed: int
+) -> None:
+    folder = new_run("replay.speed=20000x")
+    fleet = Fleet(folder, loop_members(read_source(folder)))
+    try:
+        fleet.start_all()
+        for name in ("joiner", "replay", "trainer", "retrain", "evaluator", "replica"):
+            wait_until_busy(folder, name)
+            fleet.kill(name)
+            fleet.start(name)
+        deadline = time.monotonic() + PATIENCE_S
+        while fleet.check() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not fleet.running(), f"still running after {PATIENCE_S} s"
+    finally:
+        fleet.stop_all()
+    assert result(folder) == result(straight.folder)
+
+
+def test_a_run_is_derived_again_from_its_logs_bit_for_bit(straight: Run) -> None:
+    done = ouzel("verify", str(straight.folder.path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("equal") >= 2
+
+
+def test_a_finished_run_is_continued_by_the_same_command_and_changes_nothing(straight: Run, mind: Path) -> None:
+    before = result(straight.folder)
+    run_loop(straight.folder, Console(quiet=True))
+    assert result(straight.folder) == before
+
+
+def result(folder: RunFolder) -> dict[str, object]:
+    """What must be equal: the digest of the last version, and every figure of every arm."""
+    write_report(folder)
+    report = json.loads((folder.path / "report.json").read_bytes())
+    return {key: report[key] for key in ("digest", "arms", "events_in", "examples_out", "dropped", "dead_letters")}
+
+
+def wait_until_busy(folder: RunFolder, name: str) -> None:
+    """Return once a process has said that event time moves in it, so that the kill hits unfinished work."""
+    live = folder.stats / f"{name}.live.json"
+    deadline = time.monotonic() + PATIENCE_S
+    seen: set[str] = set()
+    while len(seen) < 3 and time.monotonic() < deadline:
+        if live.is_file():
+            seen.add(live.read_text(encoding="utf-8"))
+        time.sleep(0.05)
+
+
+def ouzel(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """The command as a user calls it."""
+    return subprocess.run(
+        [sys.executable, "-m", "infra.cli", *arguments], capture_output=True, text=True, timeout=300, check=False
+    )
