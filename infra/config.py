@@ -99,11 +99,11 @@ class SlotConfig(Section, frozen=True):
     # Embedding dimension: the first component is the linear weight (bias), the others the factors.
     dim: int = 16
     # Half-width of the uniform initial vector of a key.
-    init_scale: float = 0.01
+    init_scale: float = 0.1
     # Row-wise Adagrad: learning rates online and in the retrain, and the initial accumulator.
-    lr: float = 0.05
-    retrain_lr: float = 0.05
-    adagrad_init: float = 0.01
+    lr: float = 0.1
+    retrain_lr: float = 0.1
+    adagrad_init: float = 0.1
     # False: learned by the nightly retrain alone (fewer touched rows, smaller versions).
     online: bool = True
 
@@ -127,7 +127,7 @@ class ModelConfig(Section, frozen=True):
     # The slots, by name; a file may change their options, not add or remove one.
     slots: dict[str, SlotConfig] = msgspec.field(default_factory=_default_slots)
     # Widths of the hidden layers of the deep part.
-    hidden: tuple[int, ...] = (64, 32)
+    hidden: tuple[int, ...] = (32, 16)
     # Rank of the cross between user side and item side. With the slots' dim it starts as a factorization machine.
     rank: int = 16
     # History items used, the most recent ones; title words used.
