@@ -8,6 +8,7 @@ Nothing that a model depends on is read from here.
 import os
 import resource
 import signal
+import threading
 import time
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -20,6 +21,9 @@ from infra.errors import InputError
 from infra.metrics import PROCESSES, Metrics
 
 PROGRESS_EVERY_S = 0.25
+# Set by a fleet to its process id: a member whose fleet died stops by itself.
+FLEET_VARIABLE = "OUZEL_FLEET"
+ORPHAN_CHECK_S = 1.0
 
 
 class RunFolder:
@@ -79,6 +83,9 @@ class Process:
         if self._stats_file.is_file():
             self._before = msgspec.json.decode(self._stats_file.read_bytes())
         self.progress(force=True, state="starting")
+        fleet = os.environ.get(FLEET_VARIABLE, "")
+        if fleet.isdigit():
+            threading.Thread(target=self._watch_fleet, args=(int(fleet),), daemon=True).start()
         return self
 
     def __exit__(
@@ -87,6 +94,11 @@ class Process:
         self.progress(force=True, state="failed" if kind else "done")
         self.save()
         self.metrics.close()
+
+    def _watch_fleet(self, fleet: int) -> None:
+        while os.getppid() == fleet:
+            time.sleep(ORPHAN_CHECK_S)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
         self.stopping = True

@@ -224,7 +224,7 @@ class TrainLoop:
             return
         tensors = self._store.read_snapshot(meta.name).tensors
         self._state = ModelState.restore(self._config, tensors, meta.generation, meta.tick)
-        positions, self.ended = meta.positions, meta.end
+        positions = meta.positions
         through = meta.through
         base = State(meta.id, meta.version_digest, meta.through, meta, tensors, meta.next_offset)
         for version in self._store.deltas(base):
@@ -233,9 +233,9 @@ class TrainLoop:
                 self._state.tick = max(self._state.tick, version.meta.tick)
             elif version.meta.kind is Kind.DELTA:
                 self._state.apply(version.meta.tick, version.tensors())
-            positions, self.ended = version.meta.positions, version.meta.end
+            positions = version.meta.positions
             through = max(through, version.meta.tick)
-        self._last_snapshot, self._seen = meta.tick, through
+        self._last_snapshot, self._seen, self.ended = meta.tick, through, self._ended_in_log()
         self._opened = self._newest_decision(through)
         self._positions = dict(positions)
         self._ticks.seek(positions, through)

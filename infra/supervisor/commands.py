@@ -1,6 +1,7 @@
 """`ouzel run`, `ouzel demo`, `ouzel up`, `ouzel verify`: whole runs, from the command line."""
 
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,11 @@ ConfigOption = Annotated[Path | None, typer.Option("--config", help=CONFIG_HELP)
 SetOption = Annotated[list[str] | None, typer.Option("--set", help=SET_HELP)]
 
 
+def stoppable() -> None:
+    """SIGTERM ends a command as Ctrl-C does: its processes are stopped, in order."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def run(
     mind: Annotated[list[Path], typer.Option("--mind", help="A MIND-format folder; may be given again.")],
     out: Annotated[Path, typer.Option("--out", help="The run folder to make, or to continue.")],
@@ -29,6 +35,7 @@ def run(
     set_: SetOption = None,
 ) -> None:
     """Replay MIND logs through the whole loop and write the report."""
+    stoppable()
     overrides = [*(set_ or []), *([f"replay.speed='{speed}'"] if speed else [])]
     folder = RunFolder(out)
     console = Console()
@@ -47,6 +54,7 @@ def demo(
     set_: SetOption = None,
 ) -> None:
     """Generate a tiny news log, run the whole loop over it, show what came out and what to try next."""
+    stoppable()
     console = Console()
     folder = RunFolder(out)
     remove_run(folder)
@@ -71,6 +79,7 @@ def up(
     """Go on from a finished run: serve it, take events, keep learning from them, until Ctrl-C."""
     from infra.supervisor.live import go_on
 
+    stoppable()
     console = Console()
     go_on(RunFolder(run), console, speed=speed, port=port)
 
@@ -82,6 +91,7 @@ def verify(
     """Derive a run's examples and parameters again from its logs, and compare digests; exit 1 where they differ."""
     from infra.supervisor.verify import scratch_folder, verify_run, what_was_checked
 
+    stoppable()
     console = Console()
     scratch = scratch_folder(run)
     try:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from infra.errors import OuzelError
-from infra.process import RunFolder, pss_bytes
+from infra.process import FLEET_VARIABLE, RunFolder, pss_bytes
 
 STOP_TIMEOUT_S = 20.0
 SAMPLE_EVERY_S = 0.5
@@ -69,7 +69,7 @@ class Fleet:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, **THREADS},
+            env={**os.environ, **THREADS, FLEET_VARIABLE: str(os.getpid())},
         )
         self._done.discard(name)
 
