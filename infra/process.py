@@ -71,6 +71,7 @@ class Process:
         self._notes: dict[str, Any] = {}
         self._stages: dict[str, float] = {}
         self._next_progress = 0.0
+        self._said: dict[str, Any] = {}
         self._before: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
@@ -116,12 +117,16 @@ class Process:
         self._stages[stage] = self._stages.get(stage, 0.0) + seconds
 
     def progress(self, *, force: bool = False, **numbers: Any) -> None:
-        """Show these numbers in the live display; at most four times a second reach the disk."""
+        """Show these numbers in the live display, beside those said before; at most four times a second reach the disk.
+
+        `state` is one or two words; `event_time_ms` how far the process is.
+        """
         now = time.monotonic()
         if not force and now < self._next_progress:
             return
         self._next_progress = now + PROGRESS_EVERY_S
-        live = {"name": self.name, "pid": os.getpid(), **numbers}
+        self._said.update(numbers)
+        live = {"name": self.name, "pid": os.getpid(), **self._said}
         path = self.folder.stats / f"{self.name}.live.json"
         temporary = path.with_suffix(".tmp")
         temporary.write_bytes(msgspec.json.encode(live))

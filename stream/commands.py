@@ -54,12 +54,13 @@ def replay(
 
         def watch(done: Done) -> None:
             nonlocal last
-            span = max(machine.schedule.last_ms - machine.schedule.first_ms, 1)
             process.progress(
+                state="replaying",
                 event_time_ms=done.event_time_ms,
                 events=done.rows,
                 events_per_s=done.rows / max(time.monotonic() - started, 1e-9),
-                percent=min(100.0, 100.0 * (done.event_time_ms - machine.schedule.first_ms) / span),
+                first_ms=machine.schedule.first_ms,
+                last_ms=machine.schedule.last_ms,
                 lag=max(log.reader_lag("events").values(), default=0),
             )
             process.metrics.add("ouzel_replay_rows_total", done.rows - last.rows, kind="event")
@@ -136,7 +137,8 @@ def join(
                     process.metrics.add("ouzel_join_dropped_total", new[reason.value], reason=reason.value)
                 process.metrics.set("ouzel_archive_tick", archive.closed_through)
                 process.progress(
-                    event_time_ms=worker.watermark_ms(),
+                    state="joining",
+                event_time_ms=worker.watermark_ms(),
                     events=counts["events_in"],
                     examples=counts["joined_impressions"],
                     dropped=sum(counts[reason.value] for reason in DropReason),

@@ -259,6 +259,7 @@ class TrainLoop:
         metrics.set("ouzel_tick", tick.tick)
         metrics.set("ouzel_event_time_seconds", self._timeline.end_ms(tick.tick) / 1000)
         self._process.progress(
+            state="learning" if self._state.generation >= 0 else "counting",
             event_time_ms=self._timeline.end_ms(tick.tick),
             generation=self._state.generation,
             versions=self.learned["versions"],

@@ -1,5 +1,6 @@
 """`ouzel run`, `ouzel demo`, `ouzel up`, `ouzel verify`: whole runs, from the command line."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -68,7 +69,7 @@ def demo(
     names = ", ".join(m.name for m in loop_members(read_source(folder)))
     console.print(f"[bold]2[/]  starting {names} over {out}")
     _watch(folder, console)
-    console.print(_next_steps(folder), highlight=False)
+    console.print(_next_steps(folder), highlight=False, soft_wrap=True)
 
 
 def up(
@@ -125,6 +126,7 @@ def _watch(folder: RunFolder, console: Console) -> None:
         f"in {report['seconds']:.1f} s; peak memory {report['peak_rss_bytes'] / 1e9:.2f} GB; "
         f"digest {report['digest'][:16]}\nreport: {folder.path / 'report.html'}",
         highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -139,8 +141,17 @@ def _headline(report: dict[str, Any]) -> Table:
 
 
 def _next_steps(folder: RunFolder) -> str:
+    ouzel = _as_called()
     return f"""
 Try next:
-  ouzel up --run {folder.path} --speed 10     serve it, and keep learning from what you post; it prints what to ask
-  ouzel verify {folder.path}                  derive the parameters again from the logs, and compare
-  ouzel run --mind DIR --out runs/mine    the same over your own MIND download (https://msnews.github.io)"""
+  {ouzel} up --run {folder.path} --speed 10   serve it, and keep learning from what you post; it prints what to ask
+  {ouzel} verify {folder.path}                derive the parameters again from the logs, and compare
+  {ouzel} run --mind DIR --out runs/mine  the same over your own MIND download (https://msnews.github.io)"""
+
+
+def _as_called() -> str:
+    """How the command was started, so that what is printed can be pasted: by its path, or from the PATH."""
+    called = Path(sys.argv[0])
+    if called.name != "ouzel" or shutil.which("ouzel") == str(called):
+        return "ouzel"
+    return os.path.relpath(called) if called.is_absolute() else str(called)

@@ -9,10 +9,13 @@ from typing import Any
 import msgspec
 from rich.console import Console
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 PLAIN_EVERY_S = 10.0
-SHOWN_FIRST = ("state", "name", "pid", "event_time_ms")
+BAR_WIDTH = 24
+# Shown in columns of their own, or not at all.
+ELSEWHERE = ("state", "name", "pid", "event_time_ms", "first_ms", "last_ms", "tick")
 
 
 class Display:
@@ -42,25 +45,30 @@ class Display:
             self._live.update(self._table(said, running), refresh=True)
         elif time.monotonic() >= self._next_plain:
             self._next_plain += PLAIN_EVERY_S
-            self._console.print(self._line(said), highlight=False)
+            self._console.print(self._line(said, running), highlight=False, soft_wrap=True)
 
     def _table(self, said: dict[str, dict[str, Any]], running: Sequence[str]) -> Table:
         table = Table(box=None, pad_edge=False, header_style="dim")
         table.add_column(f"{time.monotonic() - self._started:4.0f} s", style="bold", width=10)
         table.add_column("event time", width=16)
+        table.add_column("", width=BAR_WIDTH)
+        table.add_column("", style="dim", no_wrap=True)
         table.add_column("", overflow="ellipsis", no_wrap=True)
+        span = _span(said)
         for name in self._names:
             numbers = said[name]
-            state = str(numbers.get("state", "")) or ("running" if name in running else "waiting")
-            if name not in running and state not in ("failed", "done"):
-                state = "starting" if not numbers else "ended"
             rest = "  ".join(f"{key.replace('_', ' ')} {_number(value)}" for key, value in _rest(numbers))
-            table.add_row(name, _event_time(numbers), rest or state)
+            bar = ProgressBar(total=1.0, completed=_done(numbers, span), width=BAR_WIDTH)
+            table.add_row(name, _event_time(numbers), bar, _state(numbers, name in running), rest)
         return table
 
-    def _line(self, said: dict[str, dict[str, Any]]) -> str:
-        parts = [f"{name} {_event_time(said[name]) or said[name].get('state', '…')}" for name in self._names]
-        return f"{time.monotonic() - self._started:5.0f} s  " + "  ".join(parts)
+    def _line(self, said: dict[str, dict[str, Any]], running: Sequence[str]) -> str:
+        parts = (
+            f"{name} {_event_time(said[name]) if name in running else ''}".strip()
+            + ("" if _event_time(said[name]) and name in running else f" {_state(said[name], name in running)}")
+            for name in self._names
+        )
+        return f"{time.monotonic() - self._started:5.0f} s  " + ", ".join(parts)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -72,7 +80,30 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _rest(numbers: dict[str, Any]) -> list[tuple[str, Any]]:
-    return [(k, v) for k, v in numbers.items() if k not in SHOWN_FIRST and v is not None]
+    return [(k, v) for k, v in numbers.items() if k not in ELSEWHERE and v is not None]
+
+
+def _span(said: dict[str, dict[str, Any]]) -> tuple[float, float]:
+    """First and last event time of the replay, as it said; equal where there is none."""
+    for numbers in said.values():
+        if "last_ms" in numbers:
+            return float(numbers["first_ms"]), float(numbers["last_ms"])
+    return 0.0, 0.0
+
+
+def _done(numbers: dict[str, Any], span: tuple[float, float]) -> float:
+    at = numbers.get("event_time_ms")
+    first, last = span
+    if not isinstance(at, (int, float)) or last <= first:
+        return 0.0
+    return min(1.0, max(0.0, (at - first) / (last - first)))
+
+
+def _state(numbers: dict[str, Any], running: bool) -> str:
+    if not numbers:
+        return "starting"
+    state = str(numbers.get("state", ""))
+    return state if running or state in ("done", "failed") else "ended"
 
 
 def _event_time(numbers: dict[str, Any]) -> str:
