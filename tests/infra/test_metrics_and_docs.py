@@ -1,0 +1,50 @@
+"""The declared metrics, and the configuration page."""
+
+import re
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from infra.config import Config
+from infra.config_reference import reference
+from infra.errors import ConfigError
+from infra.metrics import METRICS, PROCESSES, Metrics
+from infra.process import Process
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_names_carry_prefix_units_and_total_for_counters() -> None:
+    for metric in METRICS:
+        assert re.fullmatch(r"ouzel_[a-z_]+", metric.name)
+        assert metric.name.endswith("_total") == (metric.kind == "counter"), metric.name
+        assert not set(metric.labels) & {"user", "item", "impression", "id"}, "ids never become labels"
+        assert metric.process in ("*", *PROCESSES)
+
+
+def test_a_process_can_set_only_what_is_declared_for_it() -> None:
+    metrics = Metrics("replay")
+    metrics.add("ouzel_replay_rows_total", 3, kind="event")
+    assert b'ouzel_replay_rows_total{kind="event"} 3.0' in metrics.render()
+    with pytest.raises(KeyError):
+        metrics.set("ouzel_served_tick", 1)
+    with pytest.raises(KeyError):
+        metrics.add("ouzel_made_up_total")
+
+
+def test_every_process_exports_on_a_port_of_its_own_and_a_taken_port_is_named(tmp_path: Path) -> None:
+    base = 19_400
+    config = Config(metrics=type(Config().metrics)(base_port=base))
+    with Process("trainer", tmp_path, config) as process:
+        process.metrics.set("ouzel_tick", 7)
+        port = base + PROCESSES.index("trainer")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            assert b"ouzel_tick 7.0" in answer.read()
+        with pytest.raises(ConfigError, match=r"metrics\.base_port"):
+            Metrics("trainer").serve(port)
+
+
+def test_the_configuration_page_is_what_the_code_says() -> None:
+    page = (ROOT / "infra/docs/configuration.md").read_text(encoding="utf-8")
+    assert page == reference(), "run: python -m infra.config_reference > infra/docs/configuration.md"
