@@ -15,7 +15,8 @@ SOURCE = Path(__file__).with_name("config.py")
 HEAD = """# Configuration
 
 One TOML file: defaults < file (`--config FILE`) < environment (`OUZEL_TIME__TICK_S=10`) < flags (`--set
-time.tick_s=10`). An unknown key is refused with its path and the nearest name. A run folder keeps the configuration it was started with.
+time.tick_s=10`).
+An unknown key is refused with its path and the nearest name. A run folder keeps the configuration it was started with.
 """
 
 

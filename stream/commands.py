@@ -138,7 +138,7 @@ def join(
                 process.metrics.set("ouzel_archive_tick", archive.closed_through)
                 process.progress(
                     state="joining",
-                event_time_ms=worker.watermark_ms(),
+                    event_time_ms=worker.watermark_ms(),
                     events=counts["events_in"],
                     examples=counts["joined_impressions"],
                     dropped=sum(counts[reason.value] for reason in DropReason),

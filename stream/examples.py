@@ -69,7 +69,7 @@ class ExampleColumns:
     shown_ms: I64
     offset: I64  # input position
     row: NDArray[np.int32]
-    first_engaged_ms: I64  # `ingested_ms` of the first engagement that joined, -1 without one
+    first_engaged_ms: I64  # time of the first engagement that joined, -1 without one
     history: Lists  # int64
     items: Lists  # int64, in shown order: index = position
     labels: Lists  # uint8, aligned with items: bit 1 << ActionKind

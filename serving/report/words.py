@@ -46,7 +46,7 @@ READING = (
     ),
     (
         "Label wait",
-        "From an engagement reaching the log to the close of the tick that learns it, in event time.",
+        "From an engagement to the close of the tick that learns it, in event time.",
     ),
     (
         "Sync",

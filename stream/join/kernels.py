@@ -19,7 +19,7 @@ from numba import njit
 R_IMPRESSION, R_USER, R_EXPIRY, R_PENDING, R_HEAD, R_TAIL, R_WIDTH = 0, 1, 2, 3, 4, 5, 6
 P_IMPRESSION, P_USER, P_SHOWN, P_OFFSET, P_ROW, P_FIRST, P_CLOSE, P_RECORD = 0, 1, 2, 3, 4, 5, 6, 7
 P_HISTORY, P_HISTORY_N, P_ITEMS, P_ITEMS_N, P_WIDTH = 8, 9, 10, 11, 12
-W_DEADLINE, W_OPEN, W_RECORD, W_NEXT, W_ITEM, W_ACTION, W_TIME, W_INGESTED, W_WIDTH = 0, 1, 2, 3, 4, 5, 6, 7, 8
+W_DEADLINE, W_OPEN, W_RECORD, W_NEXT, W_ITEM, W_ACTION, W_TIME, W_WIDTH = 0, 1, 2, 3, 4, 5, 6, 7
 S_W, S_W_BEFORE, S_RECORDS, S_PENDING, S_HISTORY, S_ITEMS, S_WAIT_LO, S_WAIT_HI, S_WIDTH = 0, 1, 2, 3, 4, 5, 6, 7, 8
 C_EVENTS, C_IMPRESSIONS, C_ENGAGEMENTS, C_JOINED_IMPRESSIONS, C_JOINED_ENGAGEMENTS = 0, 1, 2, 3, 4
 C_FUTURE, C_LATE_IMPRESSION, C_DUPLICATE_IMPRESSION, C_LATE, C_ORPHAN, C_DUPLICATE_ENGAGEMENT = 5, 6, 7, 8, 9, 10
@@ -65,7 +65,7 @@ def _record(table, records, scalars, impression, user):  # type: ignore[no-untyp
 
 
 @njit(cache=True, nogil=True)
-def _join(pending, p, items, labels, timing, item, action, time_ms, ingested_ms):  # type: ignore[no-untyped-def]
+def _join(pending, p, items, labels, timing, item, action, time_ms):  # type: ignore[no-untyped-def]
     """Set the engagement's bit in pending impression p; the counter of the outcome, -1 where it joined."""
     start = pending[p, P_ITEMS]
     at = -1
@@ -82,7 +82,7 @@ def _join(pending, p, items, labels, timing, item, action, time_ms, ingested_ms)
         return C_DUPLICATE_ENGAGEMENT
     labels[at] |= bit
     if pending[p, P_FIRST] < 0:
-        pending[p, P_FIRST] = ingested_ms
+        pending[p, P_FIRST] = max(time_ms, 0)
     return -1
 
 
@@ -104,7 +104,7 @@ def _expire_waiting(records, waiting, scalars, counts):  # type: ignore[no-untyp
 
 
 @njit(cache=True, nogil=True)
-def _wait(records, waiting, scalars, record, deadline, item, action, time_ms, ingested_ms):  # type: ignore[no-untyped-def]
+def _wait(records, waiting, scalars, record, deadline, item, action, time_ms):  # type: ignore[no-untyped-def]
     number = scalars[S_WAIT_HI]
     scalars[S_WAIT_HI] = number + 1
     mask = len(waiting) - 1
@@ -116,7 +116,6 @@ def _wait(records, waiting, scalars, record, deadline, item, action, time_ms, in
     waiting[w, W_ITEM] = item
     waiting[w, W_ACTION] = action
     waiting[w, W_TIME] = time_ms
-    waiting[w, W_INGESTED] = ingested_ms
     if records[record, R_TAIL] >= 0:
         waiting[records[record, R_TAIL] & mask, W_NEXT] = number
     else:
@@ -140,7 +139,6 @@ def _take_waiting(records, record, waiting, pending, p, items, labels, timing, c
             waiting[w, W_ITEM],
             waiting[w, W_ACTION],
             waiting[w, W_TIME],
-            waiting[w, W_INGESTED],
         )
         if outcome >= 0:
             counts[outcome] += 1
@@ -215,12 +213,12 @@ def _apply_engagement(  # type: ignore[no-untyped-def]
     record = _record(table, records, scalars, impression, user)
     if records[record, R_EXPIRY] <= scalars[S_W]:
         deadline = after + timing[T_BOUND]
-        _wait(records, waiting, scalars, record, deadline, item, action, time_ms, ingested_ms)
+        _wait(records, waiting, scalars, record, deadline, item, action, time_ms)
         return
     if records[record, R_PENDING] < 0:
         counts[C_LATE] += 1
         return
-    outcome = _join(pending, records[record, R_PENDING], items, labels, timing, item, action, time_ms, ingested_ms)
+    outcome = _join(pending, records[record, R_PENDING], items, labels, timing, item, action, time_ms)
     if outcome >= 0:
         counts[outcome] += 1
 

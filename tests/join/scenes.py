@@ -182,7 +182,7 @@ def brute_force(log: list[list[Row]]) -> Truth:
                 counts["duplicate_engagement"] += 1
             else:
                 labels[row.items.index(engagement.item)] |= 1 << engagement.action
-                first = engagement.ingested_ms if first < 0 else first
+                first = max(engagement.time_ms, 0) if first < 0 else first
                 counts["joined_engagements"] += 1
         counts["joined_impressions"] += 1
         ticks[close[i]].append(Joined(offset, at, close[i], tuple(labels), first))
