@@ -137,8 +137,8 @@ MUTANTS = {
     ),
     "measures the window by ingest time": (
         "kernels",
-        "if time_ms > pending[p, P_SHOWN] + timing[T_ATTRIBUTION] * timing[T_TICK]:",
-        "if ingested_ms > pending[p, P_SHOWN] + timing[T_ATTRIBUTION] * timing[T_TICK]:",
+        "_join(pending, records[record, R_PENDING], items, labels, timing, item, action, time_ms)",
+        "_join(pending, records[record, R_PENDING], items, labels, timing, item, action, ingested_ms)",
         agrees_with_brute_force,
     ),
     "lets a wrong client clock in": (
