@@ -1,5 +1,6 @@
 """Waiting out what the log or the disk says can be tried again: loudly counted, and never pretending."""
 
+import sys
 import time
 from collections.abc import Callable
 
@@ -16,13 +17,15 @@ class Retrier:
         self.sleep = sleep
         self.retries = 0
 
-    def __call__(self, action: Callable[[], None]) -> None:
+    def __call__(self, action: Callable[[], object]) -> None:
         """Raises the last RetryableError where the process is told to stop meanwhile."""
         while True:
             try:
-                return action()
+                action()
+                return
             except RetryableError as error:
                 self.retries += 1
+                print(f"waiting, to try again: {error}", file=sys.stderr, flush=True)
                 if self.stopping():
                     raise
                 self.sleep(error.after_s)

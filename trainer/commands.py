@@ -44,8 +44,8 @@ def retrain(
 
     from infra.eventlog import create_topics, open_log
     from trainer.export import export_graphs
-    from trainer.nightly import RetrainLoop
     from trainer.retrain import shape_of
+    from trainer.retrain_loop import RetrainLoop
 
     torch.set_num_threads(1)  # the same bits whatever the machine has
     config = RunFolder(run).load_config()

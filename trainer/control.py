@@ -4,12 +4,14 @@ A rerun reads a decision instead of taking it again. The trainer alone writes; a
 read and add one.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
 
 from infra.errors import CorruptStateError
 from infra.eventlog import EventLog
+from stream.retry import Retrier
 
 TOPIC = "control"
 Kind = Literal["bootstrap", "open-generation", "skip-generation"]
@@ -30,8 +32,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 class ControlLog:
     """Decisions of a run, by (kind, tick)."""
 
-    def __init__(self, log: EventLog) -> None:
-        self._log = log
+    def __init__(self, log: EventLog, *, until_done: Callable[[Callable[[], object]], object] | None = None) -> None:
+        self._log, self._until_done = log, until_done or Retrier(stopping=lambda: True)
         self._writer = log.writer(TOPIC)
         self._decisions: dict[tuple[str, int], Decision] = {}
         self.offset = log.start_offset(TOPIC, 0)  # next to read
@@ -66,6 +68,12 @@ class ControlLog:
         """
         self.refresh()
         same = self._decisions.get((decision.kind, decision.tick))
+        other = self.at(decision.tick)
+        if same is None and other is not None and decision.kind == "skip-generation":
+            raise CorruptStateError(
+                f"control: generation {other.generation} was opened at tick {other.tick}, this run has no candidate "
+                f"for it ({decision.reason}); use the build and machine of the original, or start a new run"
+            )
         if same is not None:
             if same.digest and decision.digest and same.digest != decision.digest:
                 raise CorruptStateError(
@@ -75,7 +83,7 @@ class ControlLog:
                 )
             return same
         self._writer.append(0, msgspec.json.encode(decision), timestamp_ms=timestamp_ms)
-        self._writer.flush()
+        self._until_done(self._writer.flush)
         self.refresh()
         return decision
 

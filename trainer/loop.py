@@ -7,12 +7,12 @@ For each tick that closed, in this order:
 4. its delta is published; a stretch of empty ticks is noted as progress.
 A flush makes what was published durable, one fsync for up to FLUSH_TICKS ticks while catching up and one for each tick
 when there is nothing more to read. Only after it may retention pass the examples. A restart takes the newest state
-snapshot, applies the deltas after it, and reads on from the positions in the last of them; before the first snapshot it
-starts over, and what it derives again is not published twice.
+snapshot, applies the deltas after it, does again what may be missing after the last of them (a generation that was
+decided and not opened, the note of the end), and reads on from its positions; before the first snapshot it starts over,
+and what it derives again is not published twice. Told to stop while it waits for a candidate, it leaves the tick.
 """
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from infra.config import Config
@@ -22,8 +22,9 @@ from infra.paramstore.publisher import Publisher
 from infra.paramstore.store import ParamStore, State
 from infra.paramstore.version import Kind
 from infra.process import Process
+from stream.examples import EMPTY
 from stream.retry import Retrier
-from stream.ticks_in import ExampleTicks, TickExamples
+from stream.ticks_in import NOTHING_CLOSED, ExampleTicks, TickExamples
 from trainer.control import ControlLog, Decision
 from trainer.items import ItemsFollower
 from trainer.online import learn_tick
@@ -43,7 +44,8 @@ class TrainLoop:
         self._config: Config = process.config
         self._timeline = self._config.time.build()
         self._store = ParamStore(process.folder.path, log)
-        self._control = ControlLog(log)
+        self._until_done = Retrier(lambda: process.stopping)
+        self._control = ControlLog(log, until_done=self._until_done)
         self._publisher: Publisher = self._store.publisher(fingerprint=fingerprint())
         self._ticks = ExampleTicks(log, "trainer")
         self._state = ModelState(self._config)
@@ -62,7 +64,8 @@ class TrainLoop:
     # -- the loop ----------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Raises CorruptStateError where logs and store contradict each other."""
+        """Raises CorruptStateError where logs and store contradict each other, or no first generation can be made."""
+        self._settle()
         while not self._process.stopping and not (self._until_end and self.ended):
             tick = self._ticks.next_tick()
             if tick is None:
@@ -80,16 +83,15 @@ class TrainLoop:
 
     def _take(self, tick: TickExamples) -> None:
         started, closed_wall_ms = time.perf_counter(), time.time_ns() // 1_000_000
-        self._open_due(tick)
-        if not self._items.reach(tick.tick, stop=lambda: self._process.stopping):
+        if not self._promote(tick, tick.tick - 1) or not self._reach_items(tick.tick):
             return
         if len(tick.examples):
             self._learn(tick, closed_wall_ms)
             self._process.metrics.observe("ouzel_tick_seconds", time.perf_counter() - started)
         self._seen, self._positions = tick.tick, tick.positions
-        self._open_due_now(tick)
+        if not self._promote(tick, tick.tick):
+            return
         self._note_progress(tick, closed_wall_ms)
-        self.ended = tick.end
         self._unflushed += 1
         if self._unflushed >= FLUSH_TICKS:
             self._flush()
@@ -125,6 +127,7 @@ class TrainLoop:
             self._publisher.progress(
                 max(tick.tick, through), **self._where(tick), closed_wall_ms=closed_wall_ms, end=tick.end
             )
+        self.ended = tick.end
 
     def _ended_in_log(self) -> bool:
         return self._publisher.head is not None and self._publisher.head.end
@@ -156,27 +159,27 @@ class TrainLoop:
         self._control.decide(first, timestamp_ms=self._timeline.start_ms(first_shown_tick))
         self._schedule = Schedule.of(first_shown_tick, self._config, self._timeline)
 
-    def _open_due(self, tick: TickExamples) -> None:
-        """Open what is due before this tick; what is due at its end follows after it was learned."""
-        self._promote(tick, tick.tick - 1)
+    def _promote(self, tick: TickExamples, through: int) -> bool:
+        """Open what is due through a tick: what is due before the tick at hand, then what is due at its end.
 
-    def _open_due_now(self, tick: TickExamples) -> None:
-        self._promote(tick, tick.tick)
-
-    def _promote(self, tick: TickExamples, through: int) -> None:
-        while self._schedule is not None and not self._process.stopping:
-            cut = self._schedule.cut_due_after(max(self._opened, self._schedule.first))
-            due = self._schedule.due(cut)
+        False when told to stop meanwhile: nothing later may be learned, or noted, before the decision.
+        """
+        while self._schedule is not None:
+            due = self._schedule.due(self._schedule.cut_due_after(max(self._opened, self._schedule.first)))
             if due > through:
-                return
+                break
             self._flush_before_wait()
             promotion = Promotion(self._store, self._control, self._process, patient=self._until_end)
             decision = promotion.decide(due, self._state.generation + 1, self._timeline.end_ms(due))
-            if decision is None:
-                return  # told to stop while waiting
+            if decision is None or not self._reach_items(due):
+                return False
             self._opened = due
             if decision.kind == "open-generation":
                 self._open(decision, tick)
+        return True
+
+    def _reach_items(self, tick: int) -> bool:
+        return self._items.reach(tick, stop=lambda: self._process.stopping)
 
     def _flush_before_wait(self) -> None:
         if self._publisher.pending:
@@ -211,7 +214,8 @@ class TrainLoop:
     def _snapshot(self) -> None:
         self._last_snapshot = self._state.tick
         started = time.perf_counter()
-        self._store.write_state(self._publisher, self._state.export())
+        state = self._state.export()
+        self._until_done(lambda: self._store.write_state(self._publisher, state))
         self._store.prune()
         self._process.spent("snapshot", time.perf_counter() - started)
 
@@ -221,6 +225,7 @@ class TrainLoop:
             self._schedule = Schedule.of(bootstrap.tick, self._config, self._timeline)
         meta = self._store.latest_snapshot()
         if meta is None:
+            self._start_over()
             return
         tensors = self._store.read_snapshot(meta.name).tensors
         self._state = ModelState.restore(self._config, tensors, meta.generation, meta.tick)
@@ -235,24 +240,51 @@ class TrainLoop:
                 self._state.apply(version.meta.tick, version.tensors())
             positions = version.meta.positions
             through = max(through, version.meta.tick)
-        self._last_snapshot, self._seen, self.ended = meta.tick, through, self._ended_in_log()
-        self._opened = self._newest_decision(through)
+        self._last_snapshot, self._seen = meta.tick, through
+        self._opened = self._newest_opened(through)
         self._positions = dict(positions)
         self._ticks.seek(positions, through)
 
-    def _newest_decision(self, through: int) -> int:
+    def _start_over(self) -> None:
+        """Derive everything again, from the first example on."""
+        starts = {p: self._log.start_offset("examples", p) for p in self._positions}
+        if any(starts.values()):
+            raise CorruptStateError(
+                f"{self._process.folder.store} holds no state snapshot, and retention has taken the start of "
+                "`examples`: restore the folder's newest state-… from a copy, or delete the topics `examples` and "
+                "`versions`, which are derived again where `events` still reaches back to its start"
+            )
+        self._ticks.seek(starts, NOTHING_CLOSED)
+        self._positions = starts
+
+    def _newest_opened(self, through: int) -> int:
+        """The newest promotion through a tick that is done: skipped, or its generation's record is in the log.
+
+        A decision alone is not enough: the kill may have come between the control record and the version record.
+        """
         schedule = self._schedule
         if schedule is None:
             return BEFORE
         opened, cut = BEFORE, schedule.cut_after(None)
-        while (due := schedule.due(cut)) <= through and self._control.at(due) is not None:
+        while (due := schedule.due(cut)) <= through:
+            decision = self._control.at(due)
+            done = decision is not None and decision.generation <= self._state.generation
+            if not done:
+                break
             opened, cut = due, schedule.cut_after(cut)
         return opened
 
-    # -- small things ------------------------------------------------------------------------------------------
+    def _settle(self) -> None:
+        """After a restart: what follows the last durable tick, where the kill came before it was durable too."""
+        if self._seen == BEFORE or not self._reach_items(self._seen):
+            return
+        last = TickExamples(self._seen, EMPTY, self._positions, self._ticks.ended, NOTHING_CLOSED, 0)
+        if self._promote(last, last.tick):
+            self._note_progress(last, closed_wall_ms=0)
+            self._unflushed += 1
+            self._flush()
 
-    def _until_done(self, action: Callable[[], None]) -> None:
-        Retrier(lambda: self._process.stopping)(action)
+    # -- small things ------------------------------------------------------------------------------------------
 
     def _show(self, tick: TickExamples) -> None:
         metrics = self._process.metrics

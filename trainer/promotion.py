@@ -2,11 +2,14 @@
 
 A replay waits for the candidate at any speed. Live, the trainer waits PATIENCE_S of wall time; then the decision is to
 skip, and the served generation goes on. A candidate is promoted when it is whole and finite; the retrain says of one
-that is not why it failed.
+that is not why it failed, and it is skipped. The first generation cannot be: without one there is nothing to serve.
 """
 
 import time
+from pathlib import Path
 
+from infra.errors import CorruptStateError
+from infra.paramstore.files import replace_durably
 from infra.paramstore.store import ParamStore
 from infra.process import Process
 from trainer.control import ControlLog, Decision
@@ -44,6 +47,11 @@ class Promotion:
     def _ready(self, due: int, generation: int) -> Decision | None:
         name = candidate_name(due)
         failed = failure_mark(self._store, due)
+        if failed is not None and generation == 0:
+            raise CorruptStateError(
+                f"the bootstrap's candidate for tick {due} is not fit to serve ({failed}), and there is no generation "
+                "before it; lower train.dense_lr or the slot's retrain_lr in a new run, or remove the bad input"
+            )
         if failed is not None:
             return Decision(kind="skip-generation", tick=due, reason=failed)
         if name not in self._store.snapshots.names():
@@ -55,15 +63,17 @@ class Promotion:
 
 
 def mark_failed(store: ParamStore, due: int, reason: str) -> None:
-    """Say that there will be no candidate for `due`, and why."""
-    folder = store.snapshots.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f".failed-{due:010d}").write_text(reason, encoding="utf-8")
+    """Say that there will be no candidate for `due`, and why. Raises RetryableError when the disk refuses."""
+    replace_durably(_mark(store, due), reason.encode())
 
 
 def failure_mark(store: ParamStore, due: int) -> str | None:
     """Why there is no candidate for `due`, if the retrain said so."""
     try:
-        return (store.snapshots.folder / f".failed-{due:010d}").read_text(encoding="utf-8")
+        return _mark(store, due).read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
+
+
+def _mark(store: ParamStore, due: int) -> Path:
+    return store.snapshots.folder / f".failed-{due:010d}"

@@ -25,6 +25,7 @@ from stream.retry import Retrier
 
 POLL_RECORDS = 128
 COMMIT_EVERY_S = 1.0
+NEVER_WAITED_FOR = frozenset({"retrain"})  # readers of `examples` that may fall behind: hours, while they learn a day
 
 
 class JoinWorker:
@@ -131,10 +132,14 @@ class JoinWorker:
             part.close()
 
     def _hold_back(self) -> None:
-        """Back-pressure: wait while a reader of `examples` is too far behind, but for the retrain, which reads none."""
-        while max(self._log.reader_lag("examples").values(), default=0) > self._max_lag and not self._stopping():
+        """Back-pressure: wait while a reader of `examples` is too far behind, but for the retrain."""
+        while self._lag() > self._max_lag and not self._stopping():
             self._while_waiting()
             self._sleep(0.002)
+
+    def _lag(self) -> int:
+        lags = self._log.reader_lag("examples").items()
+        return max((lag for name, lag in lags if name not in NEVER_WAITED_FOR), default=0)
 
     def _start(self, p: int) -> None:
         """Build the core of a partition from its last output record, and read from where that needs."""
