@@ -147,7 +147,8 @@ class TrainLoop:
         self._until_done(self._publisher.flush)
         self._process.spent("commit", time.perf_counter() - started)
         self._unflushed = 0
-        if self._state.generation >= 0:
+        behind = self._seen < self._publisher.chain.through  # deriving again what is in the log: not its head's state
+        if self._state.generation >= 0 and not behind:
             if self._state.tick - self._last_snapshot >= self._config.train.snapshot_ticks:
                 self._snapshot()
             self._ticks.commit()
