@@ -49,6 +49,7 @@ class TrainLoop:
         self._publisher: Publisher = self._store.publisher(fingerprint=fingerprint())
         self._ticks = ExampleTicks(log, "trainer")
         self._state = ModelState(self._config)
+        Schedule.of(0, self._config, self._timeline)  # refuses what makes no chain before anything is read
         self._schedule: Schedule | None = None
         self._items_offset = 0
         self._seen = BEFORE  # the newest tick handled, published or not

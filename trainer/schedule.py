@@ -25,7 +25,14 @@ class Schedule:
 
     @staticmethod
     def of(first_shown_tick: int, config: Config, timeline: Timeline) -> "Schedule":
-        """Raises ConfigError where the promotion delay is no whole number of ticks, or longer than a day."""
+        """Raises ConfigError where hours or H are no whole numbers of ticks, or H or the bootstrap make no chain."""
+        if 3_600_000 % timeline.tick_ms:
+            raise ConfigError(
+                f"time.tick_s is {timeline.tick_ms // 1000}; the nightly chain needs whole ticks in an hour: "
+                "take a divisor of 3600"
+            )
+        if config.train.bootstrap_hours < 1:
+            raise ConfigError(f"train.bootstrap_hours is {config.train.bootstrap_hours}; it must be 1 or more")
         delay_ms = config.train.promotion_delay_s * 1000
         if delay_ms <= 0 or delay_ms % timeline.tick_ms or delay_ms >= timeline.ticks_per_day * timeline.tick_ms:
             raise ConfigError(

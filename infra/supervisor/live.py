@@ -13,6 +13,7 @@ from rich.console import Console
 
 from infra.config import Config
 from infra.errors import InputError
+from infra.eventlog import open_log
 from infra.process import RunFolder
 from infra.supervisor.display import Display
 from infra.supervisor.fleet import Fleet, Member
@@ -39,6 +40,7 @@ def go_on(folder: RunFolder, console: Console, *, speed: float, port: int | None
     if not folder.store.is_dir():
         raise InputError(f"{folder.path} has no versions yet; finish it first: `ouzel run … --out {folder.path}`")
     members = live_members(config, speed=speed, port=port)
+    forget_absent_readers(folder, config)
     fleet = Fleet(folder, members)
     address = f"http://{config.serve.host}:{port if port is not None else config.serve.port}"
     console.print(what_to_ask(address, sample_of(folder), config, speed), highlight=False, soft_wrap=True)
@@ -52,6 +54,13 @@ def go_on(folder: RunFolder, console: Console, *, speed: float, port: int | None
         console.print("stopping")
     finally:
         fleet.stop_all()
+
+
+def forget_absent_readers(folder: RunFolder, config: Config) -> None:
+    """The evaluator does not run here: the join would wait for it for ever, and retention with it."""
+    log = open_log(folder.log, config.log)
+    log.forget_reader("examples", "evaluator")
+    log.close()
 
 
 class Sample(NamedTuple):

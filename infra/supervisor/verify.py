@@ -6,7 +6,9 @@ same processes (joiner, trainer, retrain) run over them there; then both hops ar
     events → examples    record by record, header and value
     examples → versions  the digest chain, through the last version of the original
 
-A rerun reads the decisions in `control` instead of taking them again.
+A rerun reads the decisions in `control` instead of taking them again. A log need not have ended: one that went on live
+(`ouzel up`), or was stopped or killed in the middle, holds events that the original had not joined or learned yet; the
+rerun is stopped once it has come as far as the original, and what it made beyond that is not compared.
 """
 
 import hashlib
@@ -23,12 +25,14 @@ from infra.errors import InputError
 from infra.eventlog import EventLog, create_topics, open_log
 from infra.eventlog.base import Record
 from infra.paramstore.publisher import last_whole
+from infra.paramstore.version import VersionMeta, decode_meta
 from infra.process import RunFolder, write_atomically
 from infra.supervisor.display import Display
 from infra.supervisor.fleet import Fleet, Member
 
 TRUTH = ("events", "items", "control")
 WATCH_EVERY_S = 0.2
+PATIENCE_S = 120.0  # without a new example or version: it will not come as far as the original
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,33 +65,68 @@ def verify_run(folder: RunFolder, scratch: RunFolder, console: Console) -> Verdi
         create_topics(new, config.log.partitions)
         for topic in TRUTH:
             _copy(old, new, topic)
-        fleet = Fleet(
-            scratch,
-            [
-                Member(n, c, ("--until-end",))
-                for n, c in (("joiner", "join"), ("trainer", "train"), ("retrain", "retrain"))
-            ],
-        )
-        try:
-            fleet.start_all()
-            with Display(console, scratch.stats, [m.name for m in fleet.members]) as display:
-                while running := fleet.check():
-                    display.update(running)
-                    time.sleep(WATCH_EVERY_S)
-        finally:
-            fleet.stop_all()
-        before, after = last_whole(old), last_whole(new)
-        digest, derived = (meta.digest if meta is not None else "" for meta in (before, after))
+        examples = [_distinct(old, "examples", p) for p in range(old.partitions("examples"))]
+        _derive(scratch, console, _Goal(last_whole(old), [len(records) for records in examples]), new)
+        derived = [_distinct(new, "examples", p) for p in range(new.partitions("examples"))]
+        head = last_whole(old)
+        digest = head.digest if head is not None else ""
+        found = _reached(new, digest)
         return Verdict(
-            examples_equal=_digest(old, "examples") == _digest(new, "examples"),
-            versions_equal=bool(digest) and digest == derived,
+            examples_equal=all(made[: len(there)] == there for there, made in zip(examples, derived, strict=True)),
+            versions_equal=digest == found,
             digest=digest,
-            derived=derived,
+            derived=found,
             seconds=time.monotonic() - started,
         )
     finally:
         old.close()
         new.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Goal:
+    """How far the original came."""
+
+    head: VersionMeta | None
+    records: list[int]  # distinct ones of `examples`, by partition
+
+    def reached(self, log: EventLog) -> bool:
+        head = last_whole(log)
+        versions = self.head is None or (head is not None and head.id >= self.head.id)
+        return versions and all(log.end_offset("examples", p) >= n for p, n in enumerate(self.records))
+
+
+def _derive(scratch: RunFolder, console: Console, goal: _Goal, log: EventLog) -> None:
+    """Run the loop's processes over the copied logs until they came as far as the original."""
+    commands = (("joiner", "join"), ("trainer", "train"), ("retrain", "retrain"))
+    fleet = Fleet(scratch, [Member(name, command, ("--follow",)) for name, command in commands])
+    made: list[int] = []
+    try:
+        fleet.start_all()
+        with Display(console, scratch.stats, [m.name for m in fleet.members]) as display:
+            while not goal.reached(log):
+                display.update(fleet.check())
+                now = [
+                    log.end_offset("versions", 0),
+                    *(log.end_offset("examples", p) for p in range(len(goal.records))),
+                ]
+                if now != made:
+                    made, deadline = now, time.monotonic() + PATIENCE_S
+                elif time.monotonic() > deadline:
+                    return
+                time.sleep(WATCH_EVERY_S)
+    finally:
+        fleet.stop_all()
+
+
+def _reached(log: EventLog, digest: str) -> str:
+    """`digest`, where a version has it; else the last version's."""
+    derived = ""
+    for record in _records(log, "versions", 0):
+        derived = decode_meta(record.meta).digest
+        if derived == digest:
+            break
+    return derived
 
 
 def what_was_checked() -> str:
@@ -116,18 +155,14 @@ def _records(log: EventLog, topic: str, partition: int) -> Iterator[Record]:
             offset = record.offset + 1
 
 
-def _digest(log: EventLog, topic: str) -> list[str]:
-    """A digest a partition over headers and values, repeats of a record left out."""
-    digests = []
-    for partition in range(log.partitions(topic)):
-        digest, last = hashlib.blake2b(digest_size=32), None
-        for record in _records(log, topic, partition):
-            if record.meta != last:
-                digest.update(record.meta)
-                digest.update(record.value)
-            last = record.meta
-        digests.append(digest.hexdigest())
-    return digests
+def _distinct(log: EventLog, topic: str, partition: int) -> list[bytes]:
+    """A digest a record over header and value; what a second joiner repeated is left out."""
+    digests: dict[bytes, None] = {}
+    for record in _records(log, topic, partition):
+        digest = hashlib.blake2b(record.meta, digest_size=16)
+        digest.update(record.value)
+        digests[digest.digest()] = None
+    return list(digests)
 
 
 def scratch_folder(folder: Path) -> RunFolder:

@@ -151,3 +151,20 @@ def test_events_that_a_rebuild_needs_and_retention_dropped_are_named(tmp_path: P
     with pytest.raises(CorruptStateError, match="rows it needs are gone"):
         logs.worker(log)
     log.close()
+
+
+def test_the_join_waits_for_a_slow_trainer_and_never_for_a_slow_retrain(tmp_path: Path) -> None:
+    log = logs.with_events(tmp_path / "slow")
+    waits: list[int] = []
+    log.reader("examples", "retrain")
+    joiner = logs.worker(log, max_lag_records=0, while_waiting=lambda: waits.append(1), stopping=lambda: bool(waits))
+    while joiner.step():
+        pass
+    assert joiner.ended
+    assert not waits
+    log.reader("examples", "trainer")
+    other = logs.worker(log, name="other", max_lag_records=0, while_waiting=lambda: waits.append(1))
+    other._stopping = lambda: bool(waits)
+    other._hold_back()
+    assert waits
+    log.close()
