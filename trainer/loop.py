@@ -285,6 +285,7 @@ class TrainLoop:
             self._note_progress(last, closed_wall_ms=0)
             self._unflushed += 1
             self._flush()
+            self.ended = last.end
 
     # -- small things ------------------------------------------------------------------------------------------
 
