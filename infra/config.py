@@ -110,13 +110,14 @@ class SlotConfig(Section, frozen=True):
 
 def _default_slots() -> dict[str, SlotConfig]:
     return {
-        "user": SlotConfig(),
-        "history": SlotConfig(online=False),
+        "user": SlotConfig(init_scale=0.02),
+        "history": SlotConfig(adagrad_init=0.01, online=False),
         "hour": SlotConfig(online=False),
-        "item": SlotConfig(),
+        "read_subcategory": SlotConfig(lr=0.2),
+        "item": SlotConfig(init_scale=0.02, lr=0.15, retrain_lr=0.03),
         "category": SlotConfig(),
         "subcategory": SlotConfig(),
-        "words": SlotConfig(online=False),
+        "words": SlotConfig(retrain_lr=0.3, adagrad_init=0.01, online=False),
         "position": SlotConfig(dim=1, init_scale=0.0, online=False),
     }
 
@@ -150,10 +151,10 @@ class TrainConfig(Section, frozen=True):
     # H: a candidate for midnight M is promoted at M + H, s of event time. Must leave the retrain time when live.
     promotion_delay_s: int = 3_600
     # Retrain: impressions a batch, passes over the day (bootstrap and first day: `first_epochs`), dense learning rate.
-    retrain_batch_impressions: int = 256
+    retrain_batch_impressions: int = 32
     retrain_epochs: int = 1
-    first_epochs: int = 2
-    dense_lr: float = 0.002
+    first_epochs: int = 1
+    dense_lr: float = 0.003
     # A snapshot is written at each generation and after this many ticks of deltas.
     snapshot_ticks: int = 1_440
 

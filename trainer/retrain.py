@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from infra.config import ModelConfig
 from stream.examples import ExampleColumns
-from stream.features.batch import SLOTS, SLOTS_ITEM, SLOTS_USER, Batch
+from stream.features.batch import FIELDS_ITEM, FIELDS_USER, POSITION, SLOTS, Batch
 from stream.features.blocks import gather_blocks, scatter_gradients
 from stream.features.context import N_FEATURES, PRIOR_CTR
 from stream.features.day import DayContext, attach_context
@@ -29,10 +29,10 @@ from trainer.stepper import Floats
 
 def shape_of(model: ModelConfig) -> NetShape:
     """The architecture that a configuration asks for. Raises ValueError where slots differ in dimension."""
-    dims = {model.slots[slot].dim for slot in (*SLOTS_USER, *SLOTS_ITEM)}
+    dims = {model.slots[slot].dim for slot in SLOTS if slot != POSITION}
     if len(dims) != 1:
         raise ValueError(f"model.slots: all but position share one dim, here {sorted(dims)}")
-    return NetShape(dims.pop(), len(SLOTS_USER), len(SLOTS_ITEM), N_FEATURES, model.rank, model.hidden)
+    return NetShape(dims.pop(), len(FIELDS_USER), len(FIELDS_ITEM), N_FEATURES, model.rank, model.hidden)
 
 
 def retrain_day(

@@ -4,10 +4,14 @@ Everything of an impression is stored once per impression, everything of an item
 knows of an item (`ctx`) once per item and tick. A slot's embedding is looked up once per distinct key: `keys[slot]`
 holds the keys, in the order in which they first appear, and an index says who uses which.
 
-    row (shown item) ──▶ imp_of_row ──▶ impression ──▶ user, hour, history
+    row (shown item) ──▶ imp_of_row ──▶ impression ──▶ user, hour, history ─▶ read: subcategory, words
                     ├──▶ item_of_row ─▶ item ────────▶ item, category, subcategory, words
                     ├──▶ ctx_of_row ──▶ ctx
                     └──▶ position
+
+An item of the history is known twice: by its key, and by what the catalogue says of it (`read`, as of the same tick as
+the shown items). Its title is looked up in the same table as the titles shown, so that what clicks teach of a word on
+one side serves the other; its subcategory has a table of its own.
 
 Labels are read into `label` and nowhere else: the features of a row do not depend on them, except through sampling.
 """
@@ -28,10 +32,11 @@ from stream.features.counters import CounterState
 from stream.features.keys import UNKNOWN, distinct, own
 from stream.sampling import KEEP_ALL, Sampling, draw
 
-SLOTS_USER = ("user", "history", "hour")
-SLOTS_ITEM = ("item", "category", "subcategory", "words")
+# Fields are what the net sees, slots the tables that they are looked up in.
+FIELDS_USER = ("user", "history", "hour", "read_subcategory", "read_words")
+FIELDS_ITEM = ("item", "category", "subcategory", "words")
 POSITION = "position"
-SLOTS = (*SLOTS_USER, *SLOTS_ITEM, POSITION)
+SLOTS = ("user", "history", "hour", "read_subcategory", *FIELDS_ITEM, POSITION)
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -87,6 +92,10 @@ class Batch:
     hour: Ints  # (I,)
     history_offsets: Ints  # (I + 1,)
     history: Ints  # (·,) into keys["history"], oldest first
+    read: Ints  # (·,) like `history`, into the D distinct catalogue rows that were read; -1 unlisted
+    read_subcategory: Ints  # (D,)
+    read_word_offsets: Ints  # (D + 1,)
+    read_words: Ints  # (·,) into keys["words"]
     item: Ints  # (V,)
     category: Ints  # (V,)
     subcategory: Ints  # (V,)
@@ -155,7 +164,9 @@ def _rows(
 
 
 @njit(cache=True, nogil=True)
-def _user_side(select: Ints, users: Ints, shown_ms: Ints, offsets: Ints, history: Ints, history_length: int) -> Any:
+def _user_side(
+    select: Ints, users: Ints, shown_ms: Ints, offsets: Ints, history: Ints, facts_of: Ints, history_length: int
+) -> Any:
     n = len(select)
     hours = np.empty(n, np.int64)
     chosen = np.empty(n, np.int64)
@@ -165,41 +176,60 @@ def _user_side(select: Ints, users: Ints, shown_ms: Ints, offsets: Ints, history
         chosen[k] = users[i]
         hours[k] = shown_ms[i] // HOUR_MS % 24
         out_offsets[k + 1] = out_offsets[k] + min(offsets[i + 1] - offsets[i], history_length)
-    read = np.empty(out_offsets[n], np.int64)
+    clicked = np.empty(out_offsets[n], np.int64)
+    listed = np.empty(out_offsets[n], np.int64)
     for k in range(n):
         end = offsets[select[k] + 1]
         length = out_offsets[k + 1] - out_offsets[k]
         for j in range(length):
-            read[out_offsets[k] + j] = history[end - length + j]
+            clicked[out_offsets[k] + j] = history[end - length + j]
+            listed[out_offsets[k] + j] = facts_of[end - length + j] + 1  # 0 = UNKNOWN
     user_keys, user = distinct(chosen, np.bool_(False))
     hour_keys, hour = distinct(hours, np.bool_(False))
-    history_keys, index = distinct(read, np.bool_(False))
-    return user_keys, user, hour_keys, hour, history_keys, index, out_offsets
+    history_keys, index = distinct(clicked, np.bool_(False))
+    read_rows, read = distinct(listed, np.bool_(True))
+    return user_keys, user, hour_keys, hour, history_keys, index, out_offsets, read_rows - 1, read
 
 
 @njit(cache=True, nogil=True)
-def _item_side(items: Ints, facts_of: Ints, facts: NDArray[np.int64], words: Ints, title_words: int) -> Any:
-    n = len(items)
-    categories = np.full(n, UNKNOWN, np.int64)
-    subcategories = np.full(n, UNKNOWN, np.int64)
-    offsets = np.zeros(n + 1, np.int64)
-    for i in range(n):
+def _title_offsets(facts_of: Ints, facts: NDArray[np.int64], title_words: int) -> Ints:
+    offsets = np.zeros(len(facts_of) + 1, np.int64)
+    for i in range(len(facts_of)):
         row = facts_of[i]
-        length = 0
-        if row >= 0:
-            categories[i] = facts[row, CATEGORY]
-            subcategories[i] = facts[row, SUBCATEGORY]
-            length = min(facts[row, WORD_END] - facts[row, WORD_AT], title_words)
+        length = min(facts[row, WORD_END] - facts[row, WORD_AT], title_words) if row >= 0 else 0
         offsets[i + 1] = offsets[i] + length
-    titles = np.empty(offsets[n], np.int64)
-    for i in range(n):
-        for j in range(offsets[i + 1] - offsets[i]):
-            titles[offsets[i] + j] = words[facts[facts_of[i], WORD_AT] + j]
-    item_keys, item = distinct(items, np.bool_(False))
-    category_keys, category = distinct(categories, np.bool_(True))
-    subcategory_keys, subcategory = distinct(subcategories, np.bool_(True))
+    return offsets
+
+
+@njit(cache=True, nogil=True)
+def _shelf(facts_of: Ints, facts: NDArray[np.int64], column: int) -> Any:
+    keys = np.full(len(facts_of), UNKNOWN, np.int64)
+    for i in range(len(facts_of)):
+        if facts_of[i] >= 0:
+            keys[i] = facts[facts_of[i], column]
+    return distinct(keys, np.bool_(True))
+
+
+@njit(cache=True, nogil=True)
+def _content(shown: Ints, read: Ints, facts: NDArray[np.int64], words: Ints, title_words: int) -> Any:
+    """Of the catalogue rows shown and read: shelves, and titles over one set of distinct words."""
+    shown_offsets = _title_offsets(shown, facts, title_words)
+    read_offsets = _title_offsets(read, facts, title_words)
+    base = shown_offsets[-1]
+    titles = np.empty(base + read_offsets[-1], np.int64)
+    for i in range(len(shown)):
+        for j in range(shown_offsets[i + 1] - shown_offsets[i]):
+            titles[shown_offsets[i] + j] = words[facts[shown[i], WORD_AT] + j]
+    for i in range(len(read)):
+        for j in range(read_offsets[i + 1] - read_offsets[i]):
+            titles[base + read_offsets[i] + j] = words[facts[read[i], WORD_AT] + j]
+    category_keys, category = _shelf(shown, facts, CATEGORY)
+    subcategory_keys, subcategory = _shelf(shown, facts, SUBCATEGORY)
+    read_keys, read_subcategory = _shelf(read, facts, SUBCATEGORY)
     word_keys, word = distinct(titles, np.bool_(False))
-    return item_keys, item, category_keys, category, subcategory_keys, subcategory, word_keys, word, offsets
+    keys = category_keys, subcategory_keys, read_keys, word_keys
+    shelves = category, subcategory, read_subcategory
+    return keys, shelves, (shown_offsets, word[:base].copy()), (read_offsets, word[base:].copy())
 
 
 def build_batch(
@@ -221,7 +251,8 @@ def build_batch(
     rows = row_columns(examples, examples.items.values, select, model, sampling)
     items = rows[1]
     ctx, facts_of = context_and_rows(items, counters, catalogue, read_tick)
-    return assemble(examples, select, catalogue, model, sampling, rows, items, facts_of, ctx, rows[2])
+    read = catalogue.rows(examples.history.values, read_tick)
+    return assemble(examples, select, catalogue, model, sampling, rows, items, facts_of, read, ctx, rows[2])
 
 
 def row_columns(examples: Impressions, codes: Ints, select: Ints, model: ModelConfig, sampling: Sampling) -> Any:
@@ -240,28 +271,34 @@ def assemble(
     rows: Any,
     items: Ints,
     facts_of: Ints,
+    facts_of_history: Ints,
     ctx: Floats,
     item_of_row: Ints,
 ) -> Batch:
     imp_of_row, _, ctx_of_row, position, label, row_offsets, used = rows
-    user_keys, user, hour_keys, hour, history_keys, history, history_offsets = _user_side(
+    user_keys, user, hour_keys, hour, history_keys, history, history_offsets, read_rows, read = _user_side(
         select,
         own(examples.user),
         own(examples.shown_ms),
         own(examples.history.offsets),
         own(examples.history.values),
+        facts_of_history,
         model.history_length,
     )
-    item_keys, item, category_keys, category, subcategory_keys, subcategory, word_keys, words, word_offsets = (
-        _item_side(items, facts_of, catalogue.facts, catalogue.words, model.title_words)
+    item_keys, item = distinct(items, np.bool_(False))
+    content_keys, (category, subcategory, read_subcategory), titles, read_titles = _content(
+        facts_of, read_rows, catalogue.facts, catalogue.words, model.title_words
     )
+    category_keys, subcategory_keys, read_subcategory_keys, word_keys = content_keys
     return Batch(
         keys={
             "user": user_keys, "history": history_keys, "hour": hour_keys, "item": item_keys,
-            "category": category_keys, "subcategory": subcategory_keys, "words": word_keys, POSITION: used,
+            "category": category_keys, "subcategory": subcategory_keys, "read_subcategory": read_subcategory_keys,
+            "words": word_keys, POSITION: used,
         },
-        user=user, hour=hour, history_offsets=history_offsets, history=history,
-        item=item, category=category, subcategory=subcategory, word_offsets=word_offsets, words=words,
+        user=user, hour=hour, history_offsets=history_offsets, history=history, read=read,
+        read_subcategory=read_subcategory, read_word_offsets=read_titles[0], read_words=read_titles[1],
+        item=item, category=category, subcategory=subcategory, word_offsets=titles[0], words=titles[1],
         ctx=ctx, imp_of_row=imp_of_row, item_of_row=item_of_row, ctx_of_row=ctx_of_row,
         position=position, label=label, row_offsets=row_offsets, log_odds_offset=sampling.offset,
     )  # fmt: skip

@@ -66,6 +66,7 @@ class DayContext:
     item: Ints  # (C,) item key
     facts_of: Ints  # (C,) row of the catalogue as of the read tick, -1 unlisted
     ctx_of_value: Ints  # (shown items,) context row of each
+    facts_of_history: Ints  # (history items,) row of the catalogue as of the read tick, -1 unlisted
 
     def batch(self, select: Ints, model: ModelConfig, *, sampling: Sampling = KEEP_ALL) -> Batch:
         """The batch of these examples (indices), whatever their ticks: equal to what each tick's batch says of them."""
@@ -73,8 +74,9 @@ class DayContext:
         entries = _entries(rows[1], self.item, self.facts_of, self.ctx, rows[2])
         items, facts_of, ctx, item_of_row = entries
         return assemble(
-            self.examples, own(select), self.catalogue, model, sampling, rows, items, facts_of, ctx, item_of_row
-        )
+            self.examples, own(select), self.catalogue, model, sampling, rows, items, facts_of, self.facts_of_history,
+            ctx, item_of_row,
+        )  # fmt: skip
 
 
 def attach_context(
@@ -91,6 +93,8 @@ def attach_context(
     edges = np.flatnonzero(np.diff(close, prepend=-1, append=-1)).tolist()
     parts: list[tuple[Floats, Ints, Ints]] = [(np.empty((0, N_FEATURES), np.float32), items[:0], items[:0])]
     ctx_of_value = np.empty(len(items), np.int64)
+    history = own(examples.history.values)
+    facts_of_history = np.empty(len(history), np.int64)
     base = 0
     for lo, hi in pairwise(edges):
         tick, a, b = int(close[lo]), int(offsets[lo]), int(offsets[hi])
@@ -98,7 +102,9 @@ def attach_context(
         known = counters.as_shown(tick)
         parts.append((*context_and_rows(unique, known, catalogue, timeline.live_at_close(tick)), unique))
         ctx_of_value[a:b] = index + base
+        x, y = int(examples.history.offsets[lo]), int(examples.history.offsets[hi])
+        facts_of_history[x:y] = catalogue.rows(history[x:y], timeline.live_at_close(tick))
         base += len(unique)
         counters.learn(tick, items[a:b], labels[a:b], catalogue)
     ctx, facts_of, keys = (np.concatenate([p[i] for p in parts]) for i in range(3))
-    return DayContext(examples, catalogue, ctx, keys, facts_of, ctx_of_value)
+    return DayContext(examples, catalogue, ctx, keys, facts_of, ctx_of_value, facts_of_history)

@@ -42,10 +42,20 @@ def rows_of(batch):
             ("user", batch.user[i]), ("hour", batch.hour[i]), ("item", batch.item[v]),
             ("category", batch.category[v]), ("subcategory", batch.subcategory[v]),
         )]  # fmt: skip
-        lists = keys["history"][history].tolist(), keys["words"][words].tolist()
+        read = batch.read[batch.history_offsets[i] : batch.history_offsets[i + 1]]
+        lists = keys["history"][history].tolist(), keys["words"][words].tolist(), [content(batch, x) for x in read]
         ctx = batch.ctx[batch.ctx_of_row[r]].tobytes()
         out.append((*known, *lists, int(batch.position[r]), float(batch.label[r]), ctx))
     return out
+
+
+def content(batch, x):
+    """Subcategory and title of the x-th distinct catalogue row that was read; None where nothing is known."""
+    if x < 0:
+        return None
+    shelf = batch.read_subcategory[x]
+    words = batch.read_words[batch.read_word_offsets[x] : batch.read_word_offsets[x + 1]]
+    return int(batch.keys["read_subcategory"][shelf]) if shelf >= 0 else None, batch.keys["words"][words].tolist()
 
 
 @given(seed=SEEDS)
@@ -55,12 +65,15 @@ def test_a_batch_says_what_the_examples_say(world, seed):
         rows = iter(rows_of(batch))
         for i in range(len(part)):
             for position, (item, label) in enumerate(zip(part.items[i], part.labels[i], strict=True)):
-                user, hour, key, category, _, history, words, at, clicked, _ = next(rows)
+                user, hour, key, category, _, history, words, read, at, clicked, _ = next(rows)
                 assert (user, key, clicked, at) == (part.user[i], item, label & 1, min(position, 3))
                 assert hour == part.shown_ms[i] // 3_600_000 % 24
                 assert history == part.history[i][-5:].tolist()
                 assert category == (world.category_of.get(int(item), 0) or None)
                 assert words == world.words_of.get(int(item), [])[:4]
+                assert [x and x[1] for x in read] == [
+                    world.words_of[int(k)][:4] if int(k) in world.words_of else None for k in part.history[i][-5:]
+                ]
         assert next(rows, None) is None
         assert all(len(np.unique(batch.keys[s])) == len(batch.keys[s]) for s in SLOTS)
         assert batch.row_offsets.tolist() == part.items.offsets.tolist()
@@ -131,7 +144,7 @@ def test_a_request_pinned_to_the_live_version_has_the_features_the_trainer_had(w
                 user=int(part.user[i]), time_ms=int(part.shown_ms[i]), history=part.history[i], items=part.items[i]
             )
             served = rows_of(build_batch(asked, replica, world.catalogue, live, world.model))
-            assert [(*r[:8], r[9]) for r in served] == [(*r[:8], r[9]) for r in rows]  # all but the label
+            assert [(*r[:9], r[10]) for r in served] == [(*r[:9], r[10]) for r in rows]  # all but the label
         lagged.learn(close, part.items.values, part.labels.values, world.catalogue)
 
 
@@ -194,3 +207,7 @@ def test_an_item_that_changed_during_the_day_is_told_apart_by_tick(world, make_i
         tick, v = int(ticks[batch.imp_of_row[r]]), batch.item_of_row[r]
         want = catalogue.categories(batch.keys["item"][batch.item[v : v + 1]], tick)[0]
         assert (int(batch.keys["category"][batch.category[v]]) if batch.category[v] >= 0 else 0) == want
+        i = batch.imp_of_row[r]
+        read = batch.read[batch.history_offsets[i] : batch.history_offsets[i + 1]]
+        rows = catalogue.rows(examples.history[i][-5:], tick)
+        assert [content(batch, x)[0] or 0 for x in read] == catalogue.facts[rows, 1].tolist()

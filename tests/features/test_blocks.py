@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stream.features.batch import SLOTS, SLOTS_ITEM, SLOTS_USER, build_batch
+from stream.features.batch import FIELDS_ITEM, FIELDS_USER, SLOTS, build_batch
 from stream.features.blocks import gather_blocks, scatter_gradients
 from stream.features.counters import CounterState
 
@@ -27,42 +27,55 @@ def gather(batch, rows):
     return gather_blocks(batch, {s: lambda keys, s=s: rows[s] for s in SLOTS})
 
 
+def means(n, rows, index, offsets=None):
+    """(n, rows): the matrix that takes each one's row, or the mean over its list; -1 takes nothing."""
+    m = np.zeros((n, rows))
+    for i in range(n):
+        mine = index[i : i + 1] if offsets is None else index[offsets[i] : offsets[i + 1]]
+        for row in mine[mine >= 0]:
+            m[i, row] += 1 / len(mine)
+    return m
+
+
 def matrices(batch):
-    """slot → (n, keys): the linear map from a slot's rows to its columns of a block."""
+    """field → (slot, (n, keys)): the linear map from a slot's rows to the field's columns of a block."""
+    lists = {"history": batch.history_offsets, "words": batch.word_offsets}
     out = {}
-    for slot in (*SLOTS_USER, *SLOTS_ITEM):
-        n = batch.n_impressions if slot in SLOTS_USER else batch.n_items
-        m = np.zeros((n, len(batch.keys[slot])))
-        offsets = {"history": batch.history_offsets, "words": batch.word_offsets}.get(slot)
-        index = getattr(batch, slot)
-        for i in range(n):
-            mine = index[i : i + 1] if offsets is None else index[offsets[i] : offsets[i + 1]]
-            for row in mine[mine >= 0]:
-                m[i, row] += 1 / len(mine)
-        out[slot] = m
+    for field in ("user", "history", "hour", *FIELDS_ITEM):
+        n = batch.n_impressions if field in FIELDS_USER else batch.n_items
+        out[field] = field, means(n, len(batch.keys[field]), getattr(batch, field), lists.get(field))
+    distinct = len(batch.read_subcategory)
+    read = means(batch.n_impressions, distinct, batch.read, batch.history_offsets)
+    for field, slot, offsets in (
+        ("read_subcategory", "read_subcategory", None), ("read_words", "words", batch.read_word_offsets)
+    ):  # fmt: skip
+        out[field] = slot, read @ means(distinct, len(batch.keys[slot]), getattr(batch, field), offsets)
     return out
 
 
 def test_blocks_are_rows_and_means_of_rows(batch):
     rows = tables(batch)
     blocks = gather(batch, rows)
-    by_slot = {s: m @ rows[s].astype(float) for s, m in matrices(batch).items()}
-    np.testing.assert_allclose(blocks.user, np.hstack([by_slot[s] for s in SLOTS_USER]), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(blocks.item, np.hstack([by_slot[s] for s in SLOTS_ITEM]), rtol=1e-5, atol=1e-6)
+    by_field = {f: m @ rows[slot].astype(float) for f, (slot, m) in matrices(batch).items()}
+    np.testing.assert_allclose(blocks.user, np.hstack([by_field[f] for f in FIELDS_USER]), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(blocks.item, np.hstack([by_field[f] for f in FIELDS_ITEM]), rtol=1e-5, atol=1e-6)
     assert np.array_equal(blocks.position_bias, rows["position"][batch.position, 0])
     assert blocks.ctx is batch.ctx
 
 
 def test_gradients_are_the_transpose_of_the_gather(batch):
     rng = np.random.default_rng(3)
-    d_user = rng.normal(size=(batch.n_impressions, 3 * DIM)).astype(np.float32)
-    d_item = rng.normal(size=(batch.n_items, 4 * DIM)).astype(np.float32)
+    d_user = rng.normal(size=(batch.n_impressions, len(FIELDS_USER) * DIM)).astype(np.float32)
+    d_item = rng.normal(size=(batch.n_items, len(FIELDS_ITEM) * DIM)).astype(np.float32)
     d_position = rng.normal(size=batch.n_rows).astype(np.float32)
     got = scatter_gradients(batch, d_user, d_item, d_position)
-    for slot, m in matrices(batch).items():
-        side, d = (SLOTS_USER, d_user) if slot in SLOTS_USER else (SLOTS_ITEM, d_item)
-        at = side.index(slot) * DIM
-        np.testing.assert_allclose(got[slot], m.T @ d[:, at : at + DIM].astype(float), rtol=1e-4, atol=1e-5)
+    want = {s: np.zeros(got[s].shape) for s in SLOTS}
+    for field, (slot, m) in matrices(batch).items():
+        side, d = (FIELDS_USER, d_user) if field in FIELDS_USER else (FIELDS_ITEM, d_item)
+        at = side.index(field) * DIM
+        want[slot] += m.T @ d[:, at : at + DIM].astype(float)
+    for slot in SLOTS[:-1]:
+        np.testing.assert_allclose(got[slot], want[slot], rtol=1e-4, atol=1e-5)
     want = np.bincount(batch.position, d_position, minlength=len(batch.keys["position"]))
     np.testing.assert_allclose(got["position"][:, 0], want, rtol=1e-4, atol=1e-5)
     some = scatter_gradients(batch, d_user, d_item, d_position, ("item", "user"))
@@ -74,6 +87,9 @@ def test_the_world_tries_unknown_categories_empty_titles_and_empty_histories(bat
     assert (batch.category < 0).any()
     assert (np.diff(batch.word_offsets) == 0).any()
     assert (np.diff(batch.history_offsets) == 0).any()
+    assert (batch.read < 0).any()
+    assert (batch.read_subcategory < 0).any()
+    assert (np.diff(batch.read_word_offsets) == 0).any()
 
 
 def test_same_batch_same_bits(batch):
