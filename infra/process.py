@@ -17,7 +17,7 @@ from typing import Any, Self
 import msgspec
 
 from infra.config import Config, load_config
-from infra.errors import InputError
+from infra.errors import InputError, RetryableError
 from infra.metrics import PROCESSES, Metrics
 
 PROGRESS_EVERY_S = 0.25
@@ -49,13 +49,20 @@ class RunFolder:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a small file so that a reader sees the old or the new content, also after a crash."""
+    """Write a small file so that a reader sees the old or the new content, also after a crash.
+
+    Raises RetryableError when the disk refuses: what was there stays.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RetryableError(f"{path}: {error.strerror}; make room or mend the disk", after_s=1.0) from error
 
 
 class Process:
@@ -93,8 +100,18 @@ class Process:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.progress(force=True, state="failed" if kind else "done")
-        self.save()
+        self._save_in_time(gave_up=kind is not None)
         self.metrics.close()
+
+    def _save_in_time(self, *, gave_up: bool) -> None:
+        """Wait for a full disk, but not where the process was told to stop: then its numbers are lost, no more."""
+        while True:
+            try:
+                return self.save()
+            except RetryableError as error:
+                if self.stopping or gave_up:
+                    return None
+                time.sleep(error.after_s)
 
     def _watch_fleet(self, fleet: int) -> None:
         while os.getppid() == fleet:
@@ -129,8 +146,11 @@ class Process:
         live = {"name": self.name, "pid": os.getpid(), **self._said}
         path = self.folder.stats / f"{self.name}.live.json"
         temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(msgspec.json.encode(live))
-        os.replace(temporary, path)
+        try:
+            temporary.write_bytes(msgspec.json.encode(live))
+            os.replace(temporary, path)
+        except OSError:
+            return  # a full disk stops what has to be durable; this is only looked at
 
     def save(self) -> None:
         """Write `stats/<name>.json`, adding to what an earlier life of this process left there."""

@@ -25,7 +25,14 @@ class Retrier:
                 return
             except RetryableError as error:
                 self.retries += 1
-                print(f"waiting, to try again: {error}", file=sys.stderr, flush=True)
+                _say(f"waiting, to try again: {error}")
                 if self.stopping():
                     raise
                 self.sleep(error.after_s)
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        return  # our own output lies on the disk that refuses: the supervisor says so

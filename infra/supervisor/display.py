@@ -1,5 +1,6 @@
 """What a person watches while a run goes on: one line a process, redrawn; plain lines where there is no terminal."""
 
+import shutil
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from rich.table import Table
 
 PLAIN_EVERY_S = 10.0
 BAR_WIDTH = 24
+FULL_BYTES = 1 << 20
 # Shown in columns of their own, or not at all.
 ELSEWHERE = ("state", "name", "pid", "event_time_ms", "first_ms", "last_ms", "tick")
 
@@ -27,6 +29,7 @@ class Display:
         self._names = names
         self._started = time.monotonic()
         self._next_plain = self._started + PLAIN_EVERY_S
+        self._next_warning = self._started
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> "Display":
@@ -39,13 +42,24 @@ class Display:
             self._live.stop()
 
     def update(self, running: Sequence[str]) -> None:
-        """Show what the processes last said of themselves."""
+        """Show what the processes last said of themselves; say so where their disk is full."""
+        self._warn()
         said = {name: _read(self._stats / f"{name}.live.json") for name in self._names}
         if self._live is not None:
             self._live.update(self._table(said, running), refresh=True)
         elif time.monotonic() >= self._next_plain:
             self._next_plain += PLAIN_EVERY_S
             self._console.print(self._line(said, running), highlight=False, soft_wrap=True)
+
+    def _warn(self) -> None:
+        """Processes wait for a full disk, and their own logs lie on it: only who watches can say it."""
+        if time.monotonic() >= self._next_warning and shutil.disk_usage(self._stats.parent).free < FULL_BYTES:
+            self._next_warning = time.monotonic() + PLAIN_EVERY_S
+            self._console.print(
+                f"[bold red]the disk of {self._stats.parent} is full[/]: make room; the run waits, nothing is lost, "
+                "and it goes on by itself",
+                soft_wrap=True,
+            )
 
     def _table(self, said: dict[str, dict[str, Any]], running: Sequence[str]) -> Table:
         table = Table(box=None, pad_edge=False, header_style="dim")

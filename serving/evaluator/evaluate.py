@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from infra.errors import CorruptStateError
 from infra.eventlog import EventLog, create_topics, open_log
+from infra.paramstore.files import retryable
 from infra.paramstore.store import ParamStore
 from infra.paramstore.tensors import decode_tensors, encode_tensors
 from infra.process import Process, RunFolder, write_atomically
@@ -24,6 +25,7 @@ from serving.evaluator.progressive import Evaluation
 from serving.evaluator.truth import Truth, load_truth
 from serving.replica import Replica
 from serving.scorer import Scorer
+from stream.retry import Retrier
 from stream.ticks_in import NOTHING_CLOSED, ExampleTicks, TickExamples
 
 READER = "evaluator"
@@ -67,6 +69,7 @@ class Evaluator:
         arms = Arms(Scorer(config.model, self._timeline), chain, truth_of(process.folder))
         self.evaluation = Evaluation(self._replica, arms, self._timeline)
         self._ticks = ExampleTicks(log, READER)
+        self._until_done = Retrier(lambda: process.stopping)
         self._unsaved = 0
         self._hour = -1
         self._continue()
@@ -84,7 +87,8 @@ class Evaluator:
             ended = tick.end
             self._after(tick)
         self._save()
-        write_results(self._folder, self.evaluation.report())
+        report = self.evaluation.report()
+        self._until_done(lambda: write_results(self._folder, report))
 
     def close(self) -> None:
         """Leave the logs."""
@@ -119,7 +123,8 @@ class Evaluator:
         """1. the books and positions, durable; 2. only then retention may pass them."""
         if self.evaluation.tick == NOTHING_CLOSED:
             return
-        write_atomically(self._folder / PROGRESS_FILE, encode_tensors(self.evaluation.save()))
+        books = encode_tensors(self.evaluation.save())
+        self._until_done(lambda: write_atomically(self._folder / PROGRESS_FILE, books))
         self._ticks.commit(self.evaluation.positions)
         self._unsaved = 0
 
@@ -162,5 +167,6 @@ def write_results(folder: Path, report: dict[str, Any]) -> None:
     for scope in ("by_hour", "by_day"):
         rows = [{"arm": name, **entry} for name, arm in report["arms"].items() for entry in arm[scope]]
         if rows:
-            pq.write_table(pa.Table.from_pylist(rows), folder / f"{scope}.parquet")
+            with retryable(f"{folder / scope}.parquet was not written"):
+                pq.write_table(pa.Table.from_pylist(rows), folder / f"{scope}.parquet")
     write_atomically(folder / RESULT_FILE, msgspec.json.encode(report))  # NaN becomes null

@@ -1,0 +1,106 @@
+"""A full disk under a run folder: what is only looked at is left out, what has to be durable waits, and it is said."""
+
+import errno
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from infra.config import Config
+from infra.errors import RetryableError
+from infra.process import Process, write_atomically
+from infra.supervisor import display
+from infra.supervisor.display import Display
+from stream.retry import Retrier
+
+
+class FullDisk:
+    """Makes renames fail until there is room again."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.full, self.tries, replace = True, 0, os.replace
+
+        def refuse(source: Any, target: Any) -> None:
+            self.tries += 1
+            if self.full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            replace(source, target)
+
+        patch.setattr(os, "replace", refuse)
+
+
+def test_a_small_file_keeps_its_old_content_and_leaves_no_draft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"old")
+    disk = FullDisk(monkeypatch)
+    with pytest.raises(RetryableError, match="make room"):
+        write_atomically(path, b"new")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("f", b"old")]
+    disk.full = False
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_a_process_goes_on_without_its_line_in_the_display_and_saves_its_numbers_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = FullDisk(monkeypatch)
+    slept: list[float] = []
+
+    def make_room(seconds: float) -> None:
+        slept.append(seconds)
+        disk.full = len(slept) < 3
+
+    monkeypatch.setattr("infra.process.time.sleep", make_room)
+    with Process("trainer", tmp_path, Config()) as process:
+        process.progress(force=True, state="learning")
+    assert len(slept) == 3
+    assert (tmp_path / "stats" / "trainer.json").is_file()
+
+
+def test_a_process_that_is_told_to_stop_does_not_wait_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FullDisk(monkeypatch)
+    with Process("trainer", tmp_path, Config()) as process:
+        process.stopping = True
+    assert not (tmp_path / "stats" / "trainer.json").exists()
+
+
+def test_whoever_waits_says_why_and_goes_on_where_its_own_output_is_on_the_full_disk(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[int] = []
+
+    def action() -> None:
+        tries.append(1)
+        if len(tries) < 4:
+            raise RetryableError("no space left", after_s=0.0)
+
+    retry = Retrier(sleep=lambda s: None)
+    retry(action)
+    assert capsys.readouterr().err.count("waiting, to try again: no space left") == 3
+    monkeypatch.setattr("sys.stderr", _Refusing())
+    tries.clear()
+    retry(action)
+    assert retry.retries == 6
+
+
+def test_who_watches_a_run_on_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stats").mkdir()
+    said = io.StringIO()
+    with Display(Console(file=said, width=200), tmp_path / "stats", ["trainer"]) as shown:
+        shown.update([])
+        assert "full" not in said.getvalue()
+        monkeypatch.setattr(display, "FULL_BYTES", 1 << 62)
+        shown.update([])
+        shown.update([])
+    assert said.getvalue().count("is full: make room") == 1
+
+
+class _Refusing(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
