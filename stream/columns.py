@@ -1,10 +1,11 @@
 """Columns of a record: plain numpy arrays, list columns included, and their Arrow IPC form.
 
 A record's value is one Arrow IPC stream with one record batch, self-describing, so that any Arrow reader opens it.
-What this build writes begins with a constant schema message; a record that begins otherwise (an older or newer writer,
-another producer) takes the slower way through the full reader: columns are found by name, unknown ones are ignored, a
-missing one makes the record malformed. Decoded arrays are writable, aligned and contiguous views of one private copy
-of the record, so that kernels see one array type and no caller can reach the log's own memory.
+What this build writes begins with a constant schema message and is read by its layout (`stream.layout`); a record that
+looks otherwise (an older or newer writer, another producer) takes the slower way through the full reader: columns are
+found by name, unknown ones are ignored, a missing one makes the record malformed. Decoded arrays are writable, aligned
+and contiguous views of one private copy of the record, so that kernels see one array type and no caller can reach the
+log's own memory.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 from numba import njit
 from numpy.typing import NDArray
+
+from stream.layout import Layout, column_of
 
 I64: TypeAlias = NDArray[np.int64]
 U8: TypeAlias = NDArray[np.uint8]
@@ -112,6 +115,15 @@ class Codec:
         self._fields = tuple(fields.items())
         self._prefix = self.schema.serialize().to_pybytes()
         assert len(self._prefix) % 8 == 0
+        self._layout = self._learn_layout()
+
+    def _learn_layout(self) -> Layout | None:
+        """None for a schema with string columns: those records are few."""
+        columns = [column_of(kind, _DTYPES) for _, kind in self._fields]
+        if None in columns:
+            return None
+        one = {n: Lists.of([[0]]) if isinstance(k, pa.ListType) else np.zeros(1, np.int64) for n, k in self._fields}
+        return Layout([c for c in columns if c is not None], self.batch(one).serialize().to_pybytes())
 
     def batch(self, columns: Mapping[str, Any]) -> pa.RecordBatch:
         """The columns as an Arrow record batch."""
@@ -126,6 +138,11 @@ class Codec:
         """Columns by name. Raises MalformedRecordError."""
         raw = np.frombuffer(bytearray(value), dtype=np.uint8)
         own = raw[: len(self._prefix)].tobytes() == self._prefix
+        if own and self._layout is not None:
+            found = self._layout.read(raw[len(self._prefix) :])
+            if found is not None:
+                names = (name for name, _ in self._fields)
+                return {n: v if o is None else Lists(o, v) for n, (o, v) in zip(names, found, strict=True)}
         buffer = pa.py_buffer(raw)
         return self.columns(self._read(buffer, own), _Home(raw, buffer.address), named=not own)
 
@@ -142,7 +159,7 @@ class Codec:
             else:
                 batch = pa.ipc.open_stream(buffer).read_next_batch()
             batch.validate(full=True)
-        except (pa.ArrowException, StopIteration, OSError, ValueError) as error:
+        except (pa.ArrowException, StopIteration, EOFError, OSError, ValueError) as error:
             raise MalformedRecordError(f"not an Arrow IPC stream with a record batch: {error}") from error
         return batch
 
