@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from infra.config import LogConfig
 from infra.errors import CorruptStateError, RetryableError
 from infra.eventlog import open_log
 from infra.paramstore.store import ParamStore
+from infra.paramstore.tensors import SCHEMA, _batch, decode_tensors, encode_tensors, write_tensors
 from infra.paramstore.version import Kind, VersionId
 
 
@@ -263,3 +265,24 @@ def test_a_full_disk_leaves_the_store_as_it_was(store, trainer, monkeypatch: pyt
     assert [p for p in Path(store.snapshots.folder).iterdir() if "candidate" in p.name] == []
     store.write_snapshot("candidate-1", {"dense/w": np.ones(3)}, kind="candidate", generation=0, tick=0)
     assert store.snapshots.names() == ["candidate-1"]
+
+
+def test_tensors_are_the_stream_that_arrow_writes_and_both_forms_are_read():
+    tensors = {
+        "a/keys": np.arange(5),
+        "a/values": np.ones((5, 3), np.float32),
+        "number": np.array(7),
+        "none": np.empty((0, 4)),
+    }
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, SCHEMA) as writer:
+        writer.write_batch(_batch(tensors))
+    whole = encode_tensors(tensors)
+    assert whole == sink.getvalue().to_pybytes()
+    apart = pa.BufferOutputStream()
+    write_tensors(apart, tensors)
+    for data in (whole, memoryview(whole), apart.getvalue()):
+        back = decode_tensors(data)
+        assert list(back) == list(tensors)
+        assert all(np.array_equal(back[n], t) and back[n].shape == t.shape for n, t in tensors.items())
+    assert decode_tensors(encode_tensors({})) == {}
