@@ -187,7 +187,10 @@ class ServedModel:
             raise CorruptStateError(f"{error}; the generation's snapshot is not whole: open another one") from error
 
     def _empty_tables(self) -> dict[str, ServingTable]:
-        return {slot: ServingTable(dim=c.dim, dtype=self._precision) for slot, c in self._model.slots.items()}
+        return {
+            slot: ServingTable(dim=c.dim, dtype=self._precision, exclusive=self._exclusive)
+            for slot, c in self._model.slots.items()
+        }
 
     def _empty_counters(self) -> CounterPair:
         return CounterPair(CounterState.build(self._model, self._timeline), exclusive=self._exclusive)

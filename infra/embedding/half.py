@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from infra.embedding.buckets import find_rows
 from infra.embedding.gather import AHEAD
 from infra.embedding.machine import float_of_bits, prefetch
 
@@ -17,7 +18,7 @@ _U = np.uint64
 
 def to_half(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     """The bits of the nearest float16."""
-    return np.clip(values, -HALF_MAX, HALF_MAX).astype(np.float16).view(np.uint16)
+    return np.minimum(np.maximum(values, -HALF_MAX), HALF_MAX).astype(np.float16).view(np.uint16)
 
 
 @njit(cache=True, nogil=True)
@@ -48,3 +49,18 @@ def gather_half(heap: NDArray[np.uint16], rows: NDArray[np.int32], out: NDArray[
         else:
             for j in range(dim):
                 out[_U(i), _U(j)] = _widen(heap[_U(row), _U(j)])
+
+
+@njit(cache=True, nogil=True)
+def look_up_half(
+    words: NDArray[np.int64],
+    cells: NDArray[np.int32],
+    head: NDArray[np.int64],
+    keys: NDArray[np.int64],
+    heap: NDArray[np.uint16],
+    out: NDArray[np.float32],
+) -> None:
+    """out[i] = float32 of the row of keys[i], zeros where it is absent: a find and a gather in one call."""
+    rows = np.empty(len(keys), np.int32)
+    find_rows(words, cells, head, keys, rows)
+    gather_half(heap, rows, out)

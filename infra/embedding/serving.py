@@ -9,6 +9,8 @@ being read never changes (moving keys in it would hide present ones), and a slot
   mostly gone. If one is still there, the current index is copied instead of waiting for it (`copies` counts that).
 - Whether a view is in use is asked of Python itself: the table keeps a weak reference to every view it has shown. Slots
   that a version replaced are freed once it and all views before it are gone (`retired` says how many wait).
+- An owner that never holds a view across `apply` (the evaluator) asks for an `exclusive` table: one index, changed in
+  place. Its older views show what the newest one does.
 """
 
 import weakref
@@ -20,12 +22,15 @@ from numpy.typing import NDArray
 
 from infra.embedding.base import as_keys
 from infra.embedding.gather import checked_out, gather_rows
-from infra.embedding.half import gather_half, to_half
+from infra.embedding.half import look_up_half, to_half
 from infra.embedding.index import CuckooIndex
 from infra.embedding.slab import MAX_ROWS, Heap, reserve
 from infra.errors import RetryableError
 
 Precision = Literal["float16", "float32"]
+
+
+_NO_SLOTS = np.empty(0, np.int32)
 
 
 class TableView:
@@ -50,11 +55,11 @@ class TableView:
 
     def gather_into(self, keys: NDArray[np.int64], out: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """The same, into `out` (n, dim) contiguous float32; returns it. Raises ValueError on another `out`."""
-        rows = self._index.find(as_keys(keys))
+        keys = as_keys(keys)
         if self._rows.dtype == np.float32:
-            return gather_rows(self._rows, self._high, rows, out)
-        result = checked_out(out, len(rows), self.dim)
-        gather_half(self._rows, rows, result)
+            return gather_rows(self._rows, self._high, self._index.find(keys), out)
+        result = checked_out(out, len(keys), self.dim)
+        look_up_half(self._index.words, self._index.cells, self._index.head, keys, self._rows, result)
         return result
 
     def export(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -82,12 +87,19 @@ class ServingTable:
     """The rows of one slot as a replica serves them. One thread applies; any number hold views."""
 
     def __init__(
-        self, *, dim: int, dtype: Precision = "float16", capacity_hint: int = 0, max_rows: int = MAX_ROWS
+        self,
+        *,
+        dim: int,
+        dtype: Precision = "float16",
+        capacity_hint: int = 0,
+        max_rows: int = MAX_ROWS,
+        exclusive: bool = False,
     ) -> None:
         if dim < 1 or dtype not in ("float16", "float32"):
             raise ValueError(f"dim {dim}, dtype {dtype!r}: rows are served as float16 or float32")
         self.dim, self.dtype = dim, dtype
         self.copies = 0
+        self._exclusive = exclusive
         self._heap = Heap(max_rows)
         self._rows = reserve((max_rows, dim), np.uint16 if dtype == "float16" else np.float32)
         self._retired: deque[_Retired] = deque()
@@ -115,12 +127,17 @@ class ServingTable:
 
         All or nothing. Raises RetryableError when the heap is full, which old views held for long can bring about.
         """
-        keys, dead = as_keys(upsert_keys).copy(), as_keys(tombstones).copy()
+        keys, dead = as_keys(upsert_keys), as_keys(tombstones)
         values = np.asarray(upsert_values, np.float32).reshape(len(keys), self.dim)
         self._free_unreachable()
         slots = self._take(len(keys))
         self._rows[slots] = to_half(values) if self.dtype == "float16" else values
-        delta = _Delta(keys, slots, dead)
+        if self._exclusive:
+            for freed in _teach(self._view._index, _Delta(keys, slots, dead)):
+                self._heap.give(freed)
+            self._view = TableView(self._view._index, self._rows, self._heap.max_rows)
+            return
+        delta = _Delta(keys.copy(), slots, dead.copy())
         index = self._catch_up_standby()
         dropped, replaced = _teach(index, delta)
         old, self._view = self._view, TableView(index, self._rows, self._heap.high)
@@ -154,6 +171,6 @@ class ServingTable:
 
 def _teach(index: CuckooIndex, delta: _Delta) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Apply a delta to an index; the slots that it no longer reaches: dropped, and replaced."""
-    dropped = index.drop(delta.tombstones)
+    dropped = index.drop(delta.tombstones) if len(delta.tombstones) else _NO_SLOTS
     old = index.set(delta.keys, delta.slots)
     return dropped, old[old >= 0]

@@ -206,3 +206,16 @@ def test_what_makes_no_table_is_refused() -> None:
         ServingTable(dim=4, dtype="int8")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="reshape"):
         ServingTable(dim=4).apply(k(1), np.ones((1, 3)), NONE)
+
+
+def test_an_exclusive_table_shows_what_every_version_says_and_keeps_no_row_that_is_gone(precision: Precision) -> None:
+    shared, alone = ServingTable(dim=3, dtype=precision), ServingTable(dim=3, dtype=precision, exclusive=True)
+    rng = np.random.default_rng(9)
+    for _ in range(100):
+        keys, dead = rng.integers(0, 300, 40), rng.integers(0, 300, 15)
+        values = rng.integers(-2048, 2048, (40, 3)).astype(np.float32)
+        for table in (shared, alone):
+            table.apply(keys, values, dead)
+        assert content(alone.view()) == content(shared.view())
+    assert alone.retired == 0
+    assert alone._heap.high <= 300 + 40
