@@ -5,10 +5,12 @@ Rows are matched by impression key, hash64 of "folder/impression id" as the MIND
 calibration read. An impression without a truth (posted live, or from a real log) reads as NaN and is not scored.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numba import njit
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ from infra.errors import InputError
 from infra.hashing import hash64
 
 TRUTH_FILE = "truth.parquet"
+BATCH_ROWS = 1 << 18
 P_FLOOR = 1e-7  # probabilities become logits; the generator stays far from 0 and 1
 
 
@@ -24,15 +27,18 @@ class Truth:
     """True click logits by impression and position."""
 
     def __init__(
-        self, keys: NDArray[np.int64], starts: NDArray[np.int64], p: NDArray[np.float32], p_ref: NDArray[np.float32]
+        self,
+        keys: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        logit: NDArray[np.float32],
+        logit_ref: NDArray[np.float32],
     ) -> None:
-        """keys (n,) any order; impression i owns rows starts[i]:starts[i + 1] of p and p_ref, in shown order."""
+        """keys (n,) any order; impression i owns rows starts[i]:starts[i + 1] of both logits, in shown order."""
         order = np.argsort(keys, kind="stable")
         self._keys = keys[order]
         self._start = starts[:-1][order]
         self._count = np.diff(starts)[order]
-        self._logit = _logit(p)
-        self._logit_ref = _logit(p_ref)
+        self._logit, self._logit_ref = logit, logit_ref
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -75,36 +81,58 @@ def load_truth(folders: Sequence[Path]) -> Truth | None:
     if not files:
         return None
     parts = [_read(path) for path in files]
-    counts = np.concatenate([count for _, count, _, _ in parts])
+    counts = np.concatenate([part.counts for part in parts])
     starts = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(counts, out=starts[1:])
     return Truth(
-        np.concatenate([keys for keys, _, _, _ in parts]),
+        np.concatenate([part.keys for part in parts]),
         starts,
-        np.concatenate([p for _, _, p, _ in parts]),
-        np.concatenate([p_ref for _, _, _, p_ref in parts]),
+        parts[0].logit if len(parts) == 1 else np.concatenate([part.logit for part in parts]),
+        parts[0].logit_ref if len(parts) == 1 else np.concatenate([part.logit_ref for part in parts]),
     )
 
 
-def _read(
-    path: Path,
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-    """Impression keys, items an impression, p, p_ref of one file."""
+class _Part(NamedTuple):
+    """One file: impression keys, items an impression, and the logits of all its rows."""
+
+    keys: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    logit: NDArray[np.float32]
+    logit_ref: NDArray[np.float32]
+
+
+def _read(path: Path) -> _Part:
     columns = ["impression", "position", "p", "p_ref"]
     try:
-        table = pq.read_table(path, columns=columns)
+        with pq.ParquetFile(path) as file:
+            return _read_batches(path, file.metadata.num_rows, file.iter_batches(BATCH_ROWS, columns=columns))
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: not a truth file of the generator ({error}); generate the folder again") from error
-    position = table["position"].to_numpy().astype(np.int64)
-    first = np.flatnonzero(position == 0)
-    counts = np.diff(np.append(first, len(position)))
-    if len(position) and (len(first) == 0 or first[0] != 0 or not _in_shown_order(position, first, counts)):
-        raise InputError(f"{path}: rows are not grouped by impression in shown order; generate the folder again")
+
+
+def _read_batches(path: Path, rows: int, batches: Iterable[pa.RecordBatch]) -> _Part:
+    """Batch by batch: a week of a large log has a hundred million rows, and only the logits of them are kept."""
+    logit, logit_ref = np.empty(rows, np.float32), np.empty(rows, np.float32)
     folder = path.parent.resolve().name
-    ids = table["impression"].take(first).to_pylist()
-    keys = np.array([hash64(f"{folder}/{i}") for i in ids], np.int64)
-    return keys, counts, table["p"].to_numpy().astype(np.float32), table["p_ref"].to_numpy().astype(np.float32)
+    firsts: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+    keys: list[int] = []
+    at, before = 0, -1
+    for batch in batches:
+        position = batch.column("position").to_numpy().astype(np.int64)
+        first = np.flatnonzero(position == 0)
+        if not _in_shown_order(position, before):
+            raise InputError(f"{path}: rows are not grouped by impression in shown order; generate the folder again")
+        keys += [hash64(f"{folder}/{i}") for i in batch.column("impression").take(pa.array(first)).to_pylist()]
+        firsts.append(first + at)
+        end = at + len(position)
+        logit[at:end] = _logit(batch.column("p").to_numpy())
+        logit_ref[at:end] = _logit(batch.column("p_ref").to_numpy())
+        at, before = end, int(position[-1]) if len(position) else before
+    counts = np.diff(np.append(np.concatenate(firsts), rows))
+    return _Part(np.array(keys, np.int64), counts, logit, logit_ref)
 
 
-def _in_shown_order(position: NDArray[np.int64], first: NDArray[np.int64], counts: NDArray[np.int64]) -> bool:
-    return bool(np.array_equal(position, np.arange(len(position)) - np.repeat(first, counts)))
+def _in_shown_order(position: NDArray[np.int64], before: int) -> bool:
+    """Each row is the first of an impression, or follows the row before it; `before` is that before the first row."""
+    follows = np.diff(position, prepend=before) == 1
+    return bool((follows | (position == 0)).all())
