@@ -9,6 +9,7 @@ from infra.eventlog import EventLog
 from infra.paramstore.store import ParamStore
 from infra.process import Process
 from infra.ticks import Timeline
+from stream.examples import decode_example_meta
 from trainer.control import ControlLog
 from trainer.nightly import NightlyChain
 from trainer.schedule import Schedule, nightly_name
@@ -37,11 +38,25 @@ def retrain_one_day(process: Process, log: EventLog, graphs: dict[str, bytes], d
         chain.save(positions, schedule)  # raises CorruptStateError where the content differs
         said = f"equal to the run's own {name}, bit for bit"
     else:
-        said = f"new: kept as {chain.save({}, schedule).name}"
+        said = f"new: kept as {chain.save(positions_before(log, cut), schedule).name}"
     rows = ", ".join(f"{slot} {len(table):,}" for slot, table in chain.state.tables.items())
     return (
         f"{day}: retrained in {time.monotonic() - started:.1f} s; {said}\nrows: {rows}\ndigest {chain.state.digest()}"
     )
+
+
+def positions_before(log: EventLog, cut: int) -> dict[int, int]:
+    """Where `examples` reaches a cut, by partition: from there the retrain goes on after the night."""
+    positions = {}
+    for partition in range(log.partitions("examples")):
+        at = log.start_offset("examples", partition)
+        while records := log.read("examples", partition, at):
+            later = [r.offset for r in records if decode_example_meta(r.meta).tick >= cut]
+            at = later[0] if later else records[-1].offset + 1
+            if later:
+                break
+        positions[partition] = at
+    return positions
 
 
 def midnight_after(day: str, timeline: Timeline) -> int:

@@ -71,6 +71,7 @@ class RetrainLoop:
         self._process.progress(state=f"retraining for {self._day(cut)}", force=True, retrained=self.retrained)
         if not self._chain.retrain(cut, schedule, self._stopping):
             return False
+        self._process.metrics.set("ouzel_retrain_seconds", self._chain.took_s)
         bad = self._chain.state.not_finite()
         if bad:
             self._process.metrics.add("ouzel_retrains_total", outcome="not_finite")

@@ -1,5 +1,6 @@
 """The nightly chain as a process: killed anywhere, it makes the nights and candidates of a straight run."""
 
+import datetime
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from infra.errors import CorruptStateError
 from stream.ticks_in import TickExamples
 from tests.trainer.process_worlds import (
     BOOTSTRAP,
+    FIRST_SHOWN,
     LAST,
     MIDNIGHT,
     H,
@@ -22,6 +24,8 @@ from tests.trainer.process_worlds import (
     settings,
     stand_ins,
 )  # fmt: skip
+from trainer.by_day import retrain_one_day
+from trainer.control import ControlLog, Decision
 from trainer.retrain_loop import RetrainLoop
 from trainer.schedule import candidate_name, nightly_name
 
@@ -132,6 +136,22 @@ def test_a_bootstrap_of_nan_ends_with_what_to_do(tmp_path: Path) -> None:
         world.retrain()
     with pytest.raises(CorruptStateError, match="no generation before it"):
         world.train()
+
+
+def test_a_night_made_by_hand_is_the_one_that_the_process_makes_and_it_goes_on_from_it(tmp_path: Path) -> None:
+    world = world_of(tmp_path / "by-hand")
+    world.retrain()
+    nights = world.nights()
+    for name in (nightly_name(MIDNIGHT), candidate_name(MIDNIGHT + H)):
+        shutil.rmtree(world.folder / "store" / name)
+    log = world.open()
+    ControlLog(log).decide(Decision(kind="bootstrap", tick=FIRST_SHOWN), timestamp_ms=0)
+    day = datetime.datetime.fromtimestamp((MIDNIGHT - 1) * 60, datetime.UTC).date().isoformat()
+    assert "new: kept" in retrain_one_day(world.process("retrain-day"), log, {}, day)
+    assert "bit for bit" in retrain_one_day(world.process("retrain-day"), log, {}, day)
+    log.close()
+    world.retrain()
+    assert world.nights() == nights
 
 
 @pytest.mark.parametrize(
