@@ -17,6 +17,8 @@ from rich.console import Console
 
 from infra.config import Config, dump_config
 from infra.errors import ConfigError, InputError
+from infra.eventlog import open_log
+from infra.paramstore.publisher import last_whole
 from infra.process import RunFolder, write_atomically
 from infra.supervisor.display import Display
 from infra.supervisor.fleet import Fleet, Member, ProcessFailed, tail
@@ -75,8 +77,26 @@ def loop_members(source: Source) -> list[Member]:
     ]
 
 
+def refuse_gone_on(folder: RunFolder) -> None:
+    """A finished run that went on live has no end to run to. Raises ConfigError."""
+    if not (folder.path / "report.json").is_file():
+        return
+    log = open_log(folder.log, folder.load_config().log)
+    head = last_whole(log)
+    log.close()
+    if head is not None and not head.end:
+        raise ConfigError(
+            f"{folder.path} went on after its replay had ended: `ouzel up --run {folder.path}` goes on with it, "
+            "`ouzel verify` checks it; to replay again choose another --out"
+        )
+
+
 def run_loop(folder: RunFolder, console: Console) -> None:
-    """Start the loop's processes, watch them to their end, account for the run. Ctrl-C stops all of them."""
+    """Start the loop's processes, watch them to their end, account for the run. Ctrl-C stops all of them.
+
+    Raises ConfigError where the run went on live after its end, ProcessFailed where a process fails.
+    """
+    refuse_gone_on(folder)
     fleet = Fleet(folder, loop_members(read_source(folder)))
     started = time.monotonic()
     try:
