@@ -22,6 +22,7 @@ from serving.evaluator.arms import POPULARITY_FEATURE
 from serving.evaluator.evaluate import Evaluator
 from stream.columns import Lists
 from stream.examples import MARKER_OFFSET, ExampleColumns, ExampleMeta, encode_example_meta, encode_examples
+from stream.features.batch import FIELDS_ITEM, FIELDS_USER
 from stream.features.catalogue import Catalogue
 from stream.features.context import N_FEATURES, item_context
 from stream.features.counters import CounterState, LaggedCounters
@@ -42,7 +43,7 @@ def config():
 
 def graph():
     """f = (user · wu)[imp] + (item · wi)[item] + (ctx · wc)[ctx]."""
-    sides = {"user": 3 * DIM, "item": 4 * DIM, "ctx": N_FEATURES}
+    sides = {"user": len(FIELDS_USER) * DIM, "item": len(FIELDS_ITEM) * DIM, "ctx": N_FEATURES}
     index = {"user": "imp_of_row", "item": "item_of_row", "ctx": "ctx_of_row"}
     info = helper.make_tensor_value_info
     inputs = [info(n, TensorProto.FLOAT, [f"n_{n}", w]) for n, w in sides.items()]
@@ -78,7 +79,7 @@ def examples_of(tick, timeline):
 def state_of(seed):
     rng = np.random.default_rng(seed)
     state = {"graph/score": np.frombuffer(graph(), np.uint8).copy()}
-    for name, width in (("user", 3 * DIM), ("item", 4 * DIM), ("ctx", N_FEATURES)):
+    for name, width in (("user", len(FIELDS_USER) * DIM), ("item", len(FIELDS_ITEM) * DIM), ("ctx", N_FEATURES)):
         state[f"dense/w_{name}"] = rng.normal(0, 0.3, width).astype(np.float32)
     for slot, keys in KEYS.items():
         values = rng.normal(0, 0.5, (len(keys), 1 if slot == "position" else DIM)).astype(np.float32)

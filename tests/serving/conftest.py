@@ -16,6 +16,7 @@ from infra.paramstore.publisher import Publisher
 from infra.paramstore.store import ParamStore
 from infra.paramstore.tensors import Tensors
 from infra.ticks import Timeline
+from stream.features.batch import FIELDS_ITEM, FIELDS_USER
 from stream.features.catalogue import Catalogue, ItemRows
 from stream.features.context import N_FEATURES
 from stream.features.counters import LaggedCounters
@@ -40,14 +41,14 @@ def toy_graph() -> bytes:
     inputs = [
         helper.make_tensor_value_info(name, kind, shape)
         for name, kind, shape in (
-            ("user", TensorProto.FLOAT, ["i", 3 * DIM]),
-            ("item", TensorProto.FLOAT, ["v", 4 * DIM]),
+            ("user", TensorProto.FLOAT, ["i", len(FIELDS_USER) * DIM]),
+            ("item", TensorProto.FLOAT, ["v", len(FIELDS_ITEM) * DIM]),
             ("ctx", TensorProto.FLOAT, ["c", N_FEATURES]),
             ("imp_of_row", TensorProto.INT64, ["r"]),
             ("item_of_row", TensorProto.INT64, ["r"]),
             ("ctx_of_row", TensorProto.INT64, ["r"]),
-            ("wu", TensorProto.FLOAT, [3 * DIM, 3]),
-            ("wi", TensorProto.FLOAT, [4 * DIM, 3]),
+            ("wu", TensorProto.FLOAT, [len(FIELDS_USER) * DIM, 3]),
+            ("wi", TensorProto.FLOAT, [len(FIELDS_ITEM) * DIM, 3]),
             ("wc", TensorProto.FLOAT, [N_FEATURES, 1]),
         )
     ]
@@ -101,6 +102,7 @@ class ToyTrainer:
             "user": keys_of(USERS),
             "item": keys_of(ITEMS),
             "history": keys_of(ITEMS),
+            "read_subcategory": np.arange(11, 16),
             "hour": np.arange(24),
             "position": np.arange(8),
             "words": np.arange(100, 140),
@@ -108,7 +110,11 @@ class ToyTrainer:
             "subcategory": np.arange(11, 16),
         }
         state: Tensors = {"graph/score": np.frombuffer(toy_graph(), dtype=np.uint8).copy()}
-        for name, shape in (("wu", (3 * DIM, 3)), ("wi", (4 * DIM, 3)), ("wc", (N_FEATURES, 1))):
+        for name, shape in (
+            ("wu", (len(FIELDS_USER) * DIM, 3)),
+            ("wi", (len(FIELDS_ITEM) * DIM, 3)),
+            ("wc", (N_FEATURES, 1)),
+        ):
             state[f"dense/{name}"] = rng.standard_normal(shape).astype(np.float32)
         for slot, dim in dims.items():
             state |= self._rows(slot, np.sort(keys[slot]), dim)
