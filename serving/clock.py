@@ -91,7 +91,7 @@ class EventClock:
 
     def _from_log(self) -> int:
         now_s = self._monotonic_s()
-        if now_s - self._read_at_s >= REFRESH_S:
+        if now_s - self._read_at_s >= REFRESH_S or self._newest_ms <= 0:
             self._read_at_s = now_s
             self._newest_ms = max(self._newest_ms, self._newest_in_log())
         return self._newest_ms

@@ -94,6 +94,10 @@ class Feedback:
         if not taken:
             return
         now_ms = self._clock.now_ms()
+        if now_ms <= 0:  # a stamp of 1970 would be dropped as late for ever
+            for _, done in taken:
+                done.set_exception(RetryableError("the run has no event time yet: nothing was replayed", after_s=1.0))
+            return
         try:
             for partition, rows in columns_by_partition([p for p, _ in taken], self._partitions, now_ms).items():
                 self._events.append(partition, encode_events(rows), timestamp_ms=now_ms, meta=META)
