@@ -39,7 +39,9 @@ METRICS: tuple[Metric, ...] = (
     Metric("*", "gauge", "ouzel_lag_records", "Records this process has still to read, over its input topics."),
     Metric("replay", "counter", "ouzel_replay_rows_total", "Log rows replayed, by kind.", ("kind",)),
     Metric("replay", "counter", "ouzel_dead_letters_total", "Rows that could not be used, by reason.", ("reason",)),
-    Metric("replay", "gauge", "ouzel_replay_waiting", "1 while the replay waits for its readers."),
+    Metric(
+        "replay", "counter", "ouzel_replay_waits_total", "Times the replay waited for a reader that was too far behind."
+    ),
     Metric("joiner", "counter", "ouzel_join_events_total", "Events read by the joiner."),
     Metric("joiner", "counter", "ouzel_join_impressions_total", "Impressions that left as examples."),
     Metric("joiner", "counter", "ouzel_join_engagements_total", "Engagements that joined an example."),

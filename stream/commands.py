@@ -64,8 +64,9 @@ def replay(
                 lag=max(log.reader_lag("events").values(), default=0),
             )
             process.metrics.add("ouzel_replay_rows_total", done.rows - last.rows, kind="event")
+            process.metrics.add("ouzel_replay_waits_total", done.waits - last.waits)
             process.metrics.set("ouzel_event_time_seconds", done.event_time_ms / 1000)
-            last = Done(rows=done.rows)
+            last = Done(rows=done.rows, waits=done.waits)
 
         machine = Replay(log, index, news, config, stopping=lambda: process.stopping, watch=watch)
         for reason, n in index.dead.counts().items():
@@ -135,6 +136,7 @@ def join(
                 process.metrics.add("ouzel_join_engagements_total", new["joined_engagements"])
                 for reason in DropReason:
                     process.metrics.add("ouzel_join_dropped_total", new[reason.value], reason=reason.value)
+                process.metrics.set("ouzel_lag_records", log.reader_lag("events").get("joiner", 0))
                 process.metrics.set("ouzel_archive_tick", archive.closed_through)
                 process.progress(
                     state="joining",

@@ -107,6 +107,8 @@ class TrainLoop:
         self.learned["ticks"] += 1
         self.learned["impressions"] += len(tick.examples)
         self.learned["shown_items"] += len(tick.examples.items.values)
+        self._process.metrics.add("ouzel_train_impressions_total", len(tick.examples))
+        self._process.metrics.add("ouzel_train_shown_items_total", len(tick.examples.items.values))
         if self._state.generation >= 0 and delta:
             self._publish(tick, delta, closed_wall_ms)
 
@@ -119,7 +121,10 @@ class TrainLoop:
         )
         self._process.spent("publish", time.perf_counter() - started)
         self.learned["versions"] += 1
-        self.learned["version_bytes"] += sum(t.nbytes for t in delta.values())
+        size = sum(t.nbytes for t in delta.values())
+        self.learned["version_bytes"] += size
+        self._process.metrics.add("ouzel_versions_total")
+        self._process.metrics.add("ouzel_version_bytes_total", size)
 
     def _note_progress(self, tick: TickExamples, closed_wall_ms: int) -> None:
         """Readers must know how far the state holds, also where nothing changed, and that a replay ended."""
@@ -148,6 +153,9 @@ class TrainLoop:
         self._until_done(self._publisher.flush)
         self._process.spent("commit", time.perf_counter() - started)
         self._unflushed = 0
+        self._process.metrics.set("ouzel_lag_records", self._log.reader_lag("examples").get("trainer", 0))
+        for slot, table in self._state.tables.items():
+            self._process.metrics.set("ouzel_table_rows", len(table), slot=slot)
         behind = self._seen < self._publisher.chain.through  # deriving again what is in the log: not its head's state
         if self._state.generation >= 0 and not behind:
             if self._state.tick - self._last_snapshot >= self._config.train.snapshot_ticks:

@@ -145,6 +145,7 @@ class Evaluator:
     def _publish_metrics(self, tick: int) -> None:
         metrics, ledger = self._process.metrics, self.evaluation.ledger
         metrics.set("ouzel_tick", tick)
+        metrics.set("ouzel_lag_records", self._log.reader_lag("examples").get(READER, 0))
         metrics.set("ouzel_event_time_seconds", self._timeline.end_ms(tick) / 1000)
         for arm in ledger.arms if ledger is not None else ():
             hour = ledger.last_hour(arm) if ledger is not None else None

@@ -23,6 +23,12 @@ def test_names_carry_prefix_units_and_total_for_counters() -> None:
         assert metric.process in ("*", *PROCESSES)
 
 
+def test_every_declared_metric_is_set_somewhere() -> None:
+    boxes = [*(p for box in ("infra", "stream", "trainer", "serving") for p in sorted((ROOT / box).rglob("*.py")))]
+    source = "".join(p.read_text(encoding="utf-8") for p in boxes if p.name != "metrics.py" or p.parent.name != "infra")
+    assert not [metric.name for metric in METRICS if f'"{metric.name}"' not in source]
+
+
 def test_a_process_can_set_only_what_is_declared_for_it() -> None:
     metrics = Metrics("replay")
     metrics.add("ouzel_replay_rows_total", 3, kind="event")
