@@ -1,7 +1,7 @@
 """Vowpal Wabbit over the very examples of a run: features exported once, then its own progressive pass over the file.
 
 Its lines hold what ouzel's net sees: user, item, category, subcategory, title words, hour, position, history, and the
-counters as of live(s); pairs of (user, item side) are crossed by `-q`. It learns each label as soon as it has
+counters as of live(s); pairs of (user, history) and (category, subcategory) are crossed by `-q`. It learns each label as soon as it has
 predicted it: no attribution window, no versions, no replica.
 """
 
@@ -26,10 +26,8 @@ from stream.features.counters import LaggedCounters
 from trainer.items import ItemsFollower
 
 HISTORY = 10  # most recent history items a line
-OPTIONS = (
-    "--loss_function logistic --link logistic -b 24 -q ui -q uc -q us -q hc --ignore_linear h --noconstant "
-    "--adaptive --invariant -l 0.1 --holdout_off --quiet"
-)
+# The best of four settings tried on one log by its own progressive AUC; crossing user and item (-q ui) lowered it.
+OPTIONS = "--loss_function logistic --link logistic -b 24 -q uc -q us -q hc -q hs -l 0.2 --holdout_off --quiet"
 
 
 def progressive(run: Path, out: Path) -> dict[str, Any]:
