@@ -1,8 +1,8 @@
 """Vowpal Wabbit over the very examples of a run: features exported once, then its own progressive pass over the file.
 
 Its lines hold what ouzel's net sees: user, item, category, subcategory, title words, hour, position, history, and the
-counters as of live(s); pairs of (user, history) and (category, subcategory) are crossed by `-q`. It learns each label as soon as it has
-predicted it: no attribution window, no versions, no replica.
+counters as of live(s); user and history are crossed with category and subcategory. It learns each label as soon as it
+has predicted it: no attribution window, no versions, no replica.
 """
 
 import re
