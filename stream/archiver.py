@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from infra.errors import CorruptStateError, OuzelError
+from infra.errors import OuzelError
 from infra.eventlog import EventLog, Record
 from infra.ticks import Timeline
 from stream.archive import (
@@ -31,7 +31,7 @@ from stream.archive import (
     write_file,
     write_parquet,
 )
-from stream.examples import EXAMPLE_CODEC, decode_example_meta
+from stream.examples import EXAMPLE_CODEC, decode_example_meta, follows
 from stream.retry import Retrier
 
 
@@ -102,13 +102,8 @@ class Archive:
 
     def _take(self, p: int, part: _Part, record: Record) -> None:
         meta = decode_example_meta(record.meta)
-        if part.seq is not None and meta.seq <= part.seq:
+        if not follows(meta, part.seq, record.offset):
             return
-        if part.seq is not None and meta.seq != part.seq + 1:
-            raise CorruptStateError(
-                f"examples/{p}, offset {record.offset}: record {meta.seq} follows {part.seq}; records are missing. "
-                "`examples` is derived: stop the run, delete its folder in the log, and start the joiner again"
-            )
         part.seq = meta.seq
         hour = self._clock.hour(meta.tick)
         if hour < self._clock.hour(part.progress + 1):

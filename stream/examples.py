@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from infra.errors import CorruptStateError
 from stream.columns import I64, Codec, Lists, MalformedRecordError
 
 SCHEMA_VERSION = 1
@@ -158,6 +159,21 @@ def decode_examples(value: bytes | memoryview) -> ExampleColumns:
     if not np.array_equal(examples.items.offsets, examples.labels.offsets):
         raise MalformedRecordError("labels do not align with the shown items")
     return examples
+
+
+def follows(meta: ExampleMeta, last: int | None, offset: int) -> bool:
+    """Whether a record is the next of its partition; False for a repeat, which its reader drops.
+
+    `last` is the sequence number that the reader accepted last, None for the first. Raises CorruptStateError on a gap.
+    """
+    if last is None or meta.seq == last + 1:
+        return True
+    if meta.seq <= last:
+        return False
+    raise CorruptStateError(
+        f"examples/{meta.partition}, offset {offset}: record {meta.seq} follows {last}; records are missing. "
+        "`examples` is derived: stop the run, delete its folder in the log, and start the joiner again"
+    )
 
 
 _META_ENCODER = msgspec.msgpack.Encoder()

@@ -14,9 +14,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from infra.errors import CorruptStateError
 from infra.eventlog import EventLog, Reader, Record
-from stream.examples import EMPTY, ExampleColumns, ExampleMeta, decode_example_meta, decode_examples
+from stream.examples import EMPTY, ExampleColumns, ExampleMeta, decode_example_meta, decode_examples, follows
 
 NOTHING_CLOSED = -(2**62)  # before every tick
 
@@ -123,13 +122,8 @@ class ExampleTicks:
 
     def _accept(self, p: int, part: _Partition, record: Record) -> None:
         meta = decode_example_meta(record.meta)
-        if part.seq is not None and meta.seq <= part.seq:
+        if not follows(meta, part.seq, record.offset):
             return
-        if part.seq is not None and meta.seq != part.seq + 1:
-            raise CorruptStateError(
-                f"examples/{p}, offset {record.offset}: record {meta.seq} follows {part.seq}; records are missing. "
-                "`examples` is derived: stop the run, delete its folder in the log, and start the joiner again"
-            )
         part.seq = meta.seq
         if meta.tick <= self._tick:
             return
