@@ -92,6 +92,17 @@ def check(run: Path) -> tuple[int, str | None]:
         log.close()
 
 
+def wait_for_a_flush(run: Path) -> None:
+    """Return once the publisher at work has made something durable."""
+    log = open_log(run / "log", LogConfig())
+    try:
+        before, deadline = log.end_offset("versions", 0), time.monotonic() + 10
+        while log.end_offset("versions", 0) == before and time.monotonic() < deadline:
+            time.sleep(0.002)
+    finally:
+        log.close()
+
+
 def kill_again_and_again(run: Path, kills: int, *, bug: str = "none") -> tuple[list[int], str | None]:
     log = open_log(run / "log", LogConfig())
     create_topics(log, 1)
@@ -103,11 +114,13 @@ def kill_again_and_again(run: Path, kills: int, *, bug: str = "none") -> tuple[l
     assert child.stdin is not None
     assert child.stdout is not None
     try:
-        for _ in range(kills):
+        for life in range(kills):
             child.stdin.write("go\n")
             child.stdin.flush()
             lines = {child.stdout.readline().strip(), child.stdout.readline().strip()}
             pid = int((lines - {"started"}).pop())
+            if life % 2:  # every other life gets somewhere, however slow the disk is
+                wait_for_a_flush(run)
             time.sleep(rng.random() * MAX_LIFE_S)
             os.kill(pid, signal.SIGKILL)
             assert child.stdout.readline().strip() == "gone"
