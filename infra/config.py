@@ -9,7 +9,7 @@ import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -169,8 +169,9 @@ class ServeConfig(Section, frozen=True):
     max_body_bytes: int = 1 << 20
     max_candidates: int = 1_000
     max_id_chars: int = 128
-    # Precision of served rows: "float16" or "float32".
-    precision: str = "float16"
+    # Precision of served rows: "float32" as trained, "float16" (half the memory, rows off by 0.02 % of their norm), or
+    # "int8" (a third at dimension 16, rows off by about 0.5 %).
+    precision: Literal["float16", "float32", "int8"] = "float16"
 
 
 class MetricsConfig(Section, frozen=True):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from infra.config import ModelConfig
 from infra.embedding import ServingTable, TableView
-from infra.embedding.serving import Precision
+from infra.embedding.stored import PRECISIONS, Precision
 from infra.errors import CorruptStateError
 from infra.paramstore.version import VersionId
 from infra.ticks import Timeline
@@ -111,8 +111,8 @@ class ServedModel:
     def __init__(
         self, model: ModelConfig, timeline: Timeline, *, precision: str = "float16", exclusive: bool = False
     ) -> None:
-        if precision not in ("float16", "float32"):
-            raise ValueError(f"precision {precision!r}: rows are served as float16 or float32")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision {precision!r}: rows are served as {', '.join(PRECISIONS)}")
         self._model, self._timeline = model, timeline
         self._precision = cast(Precision, precision)
         self._exclusive = exclusive

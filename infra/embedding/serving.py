@@ -15,20 +15,16 @@ being read never changes (moving keys in it would hide present ones), and a slot
 
 import weakref
 from collections import deque
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from infra.embedding.base import as_keys
-from infra.embedding.gather import checked_out, gather_rows
-from infra.embedding.half import look_up_half, to_half
 from infra.embedding.index import CuckooIndex
-from infra.embedding.slab import MAX_ROWS, Heap, reserve
+from infra.embedding.slab import MAX_ROWS, Heap
+from infra.embedding.stored import Precision, Store, make_store
 from infra.errors import RetryableError
-
-Precision = Literal["float16", "float32"]
-
 
 _NO_SLOTS = np.empty(0, np.int32)
 
@@ -38,9 +34,9 @@ class TableView:
 
     __slots__ = ("__weakref__", "_high", "_index", "_rows", "dim")
 
-    def __init__(self, index: CuckooIndex, rows: NDArray[Any], high: int) -> None:
+    def __init__(self, index: CuckooIndex, rows: Store, high: int) -> None:
         self._index, self._rows, self._high = index, rows, high
-        self.dim = int(rows.shape[1])
+        self.dim = rows.dim
 
     def __len__(self) -> int:
         return len(self._index)
@@ -55,12 +51,7 @@ class TableView:
 
     def gather_into(self, keys: NDArray[np.int64], out: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """The same, into `out` (n, dim) contiguous float32; returns it. Raises ValueError on another `out`."""
-        keys = as_keys(keys)
-        if self._rows.dtype == np.float32:
-            return gather_rows(self._rows, self._high, self._index.find(keys), out)
-        result = checked_out(out, len(keys), self.dim)
-        look_up_half(self._index.words, self._index.cells, self._index.head, keys, self._rows, result)
-        return result
+        return self._rows.look_up(self._index, self._high, as_keys(keys), out)
 
     def export(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """All keys, sorted, and their vectors."""
@@ -95,13 +86,11 @@ class ServingTable:
         max_rows: int = MAX_ROWS,
         exclusive: bool = False,
     ) -> None:
-        if dim < 1 or dtype not in ("float16", "float32"):
-            raise ValueError(f"dim {dim}, dtype {dtype!r}: rows are served as float16 or float32")
         self.dim, self.dtype = dim, dtype
         self.copies = 0
         self._exclusive = exclusive
         self._heap = Heap(max_rows)
-        self._rows = reserve((max_rows, dim), np.uint16 if dtype == "float16" else np.float32)
+        self._rows = make_store(dtype, dim, max_rows)
         self._retired: deque[_Retired] = deque()
         self._standby = CuckooIndex("serving", capacity_hint)
         self._standby_view: weakref.ref[TableView] | None = None  # the last view that read the standby index
@@ -131,7 +120,7 @@ class ServingTable:
         values = np.asarray(upsert_values, np.float32).reshape(len(keys), self.dim)
         self._free_unreachable()
         slots = self._take(len(keys))
-        self._rows[slots] = to_half(values) if self.dtype == "float16" else values
+        self._rows.write(slots, values)
         if self._exclusive:
             for freed in _teach(self._view._index, _Delta(keys, slots, dead)):
                 self._heap.give(freed)

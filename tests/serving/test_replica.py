@@ -190,12 +190,13 @@ def test_a_held_view_never_changes(store, trainer, config, ask):
     assert not np.array_equal(ask(replica.view()), before)
 
 
-def test_rows_are_served_within_half_precision(store, trainer, ask, config):
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_rows_are_served_within_their_precision(store, trainer, ask, config, precision):
     import msgspec
 
     run(trainer, 6)
-    half = msgspec.structs.replace(config, serve=msgspec.structs.replace(config.serve, precision="float16"))
-    replica = Replica(store, half)
+    less = msgspec.structs.replace(config, serve=msgspec.structs.replace(config.serve, precision=precision))
+    replica = Replica(store, less)
     replica.advance_to_newest()
     full = ask(from_scratch(trainer.state, config))
     assert np.allclose(ask(replica.view()), full, rtol=2e-2, atol=2e-1)
