@@ -3,6 +3,11 @@
 Address space for `max_rows` is reserved once (anonymous memory, MAP_NORESERVE) and the system hands out pages as rows
 are first written. So a row number stays good for ever, growth copies no vector, and a view taken early sees what is
 written late. Lists of blocks were decided against: every kernel would pay a second look-up per row.
+
+What lies beyond the first `_SMALL` bytes of a slab comes in huge pages where Linux has them. Inserting 8 M rows of 32
+then took 78 ns a key instead of 123 (system time 11 instead of 55: page faults), finding and gathering them 40 instead
+of 51 (TLB misses). A huge page holds 2 MB however few of them are used, and most tables are small: they stay on small
+pages. 36 tables take 48 MB with 1,000 rows of 16 each, with or without huge pages; 435 MB instead of 367 with 100,000.
 """
 
 import math
@@ -23,18 +28,66 @@ _FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 
+_HUGE = 1 << 21  # bytes of a huge page on x86-64, and on ARM with 4 KB pages
+_SMALL = 1 << 22  # bytes at the start of a slab that stay on small pages: a multiple of _HUGE
+
+
 def reserve(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """Zeros of this shape that take memory only where written. Raises ConfigError where the system refuses."""
     kind = np.dtype(dtype)
     size = max(1, math.prod(shape)) * kind.itemsize
     try:
-        block = mmap.mmap(-1, size, flags=_FLAGS | _NO_RESERVE)
+        block = mmap.mmap(-1, size + _HUGE if size > _SMALL else size, flags=_FLAGS | _NO_RESERVE)
     except OSError as error:
         raise ConfigError(
             f"cannot reserve {size} bytes of address space for a table: {error}; "
             "lower its max_rows, or lift the limit (ulimit -v, vm.overcommit_memory)"
         ) from error
-    return np.frombuffer(block, dtype=kind, count=math.prod(shape)).reshape(shape)
+    skip = _advise(block) if size > _SMALL else 0
+    return np.frombuffer(block, dtype=kind, count=math.prod(shape), offset=skip).reshape(shape)
+
+
+def _advise(block: mmap.mmap) -> int:
+    """Ask for huge pages behind the first _SMALL bytes; where the slab must begin so that those are whole ones."""
+    skip = -_address(block) % _HUGE
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        try:
+            block.madvise(mmap.MADV_HUGEPAGE, skip + _SMALL)
+        except OSError:  # a kernel built without them: everything works, slower
+            return skip
+    return skip
+
+
+def release(array: NDArray[Any], lo: int, hi: int) -> int:
+    """Give the memory of array[lo:hi] back to the system; the bytes given back.
+
+    Only whole pages go: they read as zeros from then on and take memory again when written. The rest of array[lo:hi]
+    keeps what it holds, and so does all of it where the array is not from `reserve` or the system has no such call.
+    """
+    block = _block_of(array)
+    if block is None or hi <= lo or not (sys.platform == "linux" and hasattr(mmap, "MADV_DONTNEED")):
+        return 0
+    stride = array.strides[0]
+    start = array.ctypes.data - _address(block)
+    first = -(-(start + lo * stride) // mmap.PAGESIZE) * mmap.PAGESIZE
+    size = (start + hi * stride) // mmap.PAGESIZE * mmap.PAGESIZE - first
+    if size <= 0:
+        return 0
+    block.madvise(mmap.MADV_DONTNEED, first, size)
+    return size
+
+
+def _address(block: mmap.mmap) -> int:
+    return int(np.frombuffer(block, np.uint8, 1).ctypes.data)
+
+
+def _block_of(array: NDArray[Any]) -> mmap.mmap | None:
+    """The reserved block that an array is a view of; None where it is another's memory."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    owner = base.obj if isinstance(base, memoryview) else base
+    return owner if isinstance(owner, mmap.mmap) else None
 
 
 class Heap:
