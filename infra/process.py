@@ -8,8 +8,10 @@ Nothing that a model depends on is read from here.
 import os
 import resource
 import signal
+import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -80,6 +82,7 @@ class Process:
         self._next_progress = 0.0
         self._said: dict[str, Any] = {}
         self._before: dict[str, Any] = {}
+        self._while_inside = ExitStack()
 
     def __enter__(self) -> Self:
         for signum in (signal.SIGTERM, signal.SIGINT):
@@ -91,6 +94,9 @@ class Process:
         if self._stats_file.is_file():
             self._before = msgspec.json.decode(self._stats_file.read_bytes())
         self.progress(force=True, state="starting")
+        from infra.compiling import announced  # numba takes half a second, and `--help` needs none
+
+        self._while_inside.enter_context(announced(self._compiling))
         fleet = os.environ.get(FLEET_VARIABLE, "")
         if fleet.isdigit():
             threading.Thread(target=self._watch_fleet, args=(int(fleet),), daemon=True).start()
@@ -99,6 +105,7 @@ class Process:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._while_inside.close()
         self.progress(force=True, state="failed" if kind else "done")
         self._save_in_time(gave_up=kind is not None)
         self.metrics.close()
@@ -112,6 +119,11 @@ class Process:
                 if self.stopping or gave_up:
                     return None
                 time.sleep(error.after_s)
+
+    def _compiling(self, line: str) -> None:
+        """Kernels that no cache holds: it takes seconds, and the state that is shown says why nothing moves."""
+        print(line, file=sys.stderr, flush=True)
+        self.progress(force=True, state="compiling")
 
     def _watch_fleet(self, fleet: int) -> None:
         while os.getppid() == fleet:

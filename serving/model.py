@@ -8,7 +8,7 @@ tables and leaves the old ones to whoever still looks at them. Nothing here read
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,12 +109,12 @@ class ServedModel:
     """The served state while it moves from version to version. One thread applies; `view()` shows the result."""
 
     def __init__(
-        self, model: ModelConfig, timeline: Timeline, *, precision: str = "float16", exclusive: bool = False
+        self, model: ModelConfig, timeline: Timeline, *, precision: Precision = "float16", exclusive: bool = False
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"precision {precision!r}: rows are served as {', '.join(PRECISIONS)}")
         self._model, self._timeline = model, timeline
-        self._precision = cast(Precision, precision)
+        self._precision = precision
         self._exclusive = exclusive
         self.tables = self._empty_tables()
         self.counters = self._empty_counters()

@@ -16,7 +16,7 @@ from infra.embedding.quantize import look_up_int8, row_bytes, to_int8
 from infra.embedding.slab import reserve
 
 Precision = Literal["float16", "float32", "int8"]
-PRECISIONS: tuple[str, ...] = get_args(Precision)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 class Store(Protocol):

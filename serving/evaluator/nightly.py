@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.config import ModelConfig
+from infra.embedding.stored import Precision
 from infra.paramstore.version import VersionId
 from infra.ticks import Timeline
 from serving.model import ServedModel, View, is_served
@@ -34,7 +35,7 @@ class NightlyChain:
     """Loads the nightly net that holds at a version tick; keeps one."""
 
     def __init__(
-        self, snapshots: Snapshots, model: ModelConfig, timeline: Timeline, *, delay_ticks: int, precision: str
+        self, snapshots: Snapshots, model: ModelConfig, timeline: Timeline, *, delay_ticks: int, precision: Precision
     ) -> None:
         """`delay_ticks`: H. `precision`: of served rows; the replica's, so that arms differ in what they learned."""
         self._snapshots, self._model, self._timeline = snapshots, model, timeline

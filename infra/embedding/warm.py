@@ -1,0 +1,55 @@
+"""Compiles what the tables use, once, before anyone waits for it: `warm(console.print)`, or
+`python -m infra.embedding.warm` where an image is built.
+
+It goes through the tables' public face with a handful of keys, so that a kernel which is added there is warmed too. On
+a machine where they are cached nothing is compiled and nothing said; loading them takes a fraction of a second.
+"""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.compiling import Compiling, announced, to_stderr
+from infra.embedding.cuckoo import EmbeddingTable
+from infra.embedding.gather import group_sum, unique_inverse
+from infra.embedding.serving import ServingTable
+from infra.embedding.stored import PRECISIONS
+
+KEYS = 100  # more than the smallest index holds: growth is compiled as well
+
+
+def warm(say: Callable[[str], None] = to_stderr) -> Compiling:
+    """Load every kernel of the tables, compiling those that are in no cache, and say so only then."""
+    with announced(say) as compiling:
+        keys = np.arange(KEYS, dtype=np.int64)
+        _train(keys)
+        _serve(keys)
+    return compiling
+
+
+def _train(keys: NDArray[np.int64]) -> None:
+    table = EmbeddingTable(slot="warm", dim=2, init_scale=0.1, capacity_hint=0, max_rows=4 * KEYS)
+    unique, inverse = unique_inverse(keys)
+    group_sum(np.ones((len(keys), 2), np.float32), inverse, len(unique))
+    rows = table.assign(unique, tick=0)
+    table.gather(rows)
+    table.lookup(table.find(keys).astype(np.int64))
+    table.remove(keys[:1])
+    twin = table.copy()
+    twin.clear()
+    twin.put(*table.export())
+
+
+def _serve(keys: NDArray[np.int64]) -> None:
+    for precision in PRECISIONS:
+        table = ServingTable(dim=2, dtype=precision, max_rows=4 * KEYS)
+        table.apply(keys, np.ones((len(keys), 2), np.float32), keys[:1])
+        table.view().gather(keys)
+
+
+if __name__ == "__main__":
+    started = time.monotonic()
+    found = warm()
+    print(f"{len(found.kernels)} compiled, all loaded in {time.monotonic() - started:.2f} s")
