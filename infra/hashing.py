@@ -1,10 +1,14 @@
 """Ids become 64-bit keys; keys choose partitions.
 
-`hash64` is FNV-1a over the bytes with murmur3's 64-bit finalizer, as int64: with n distinct ids the chance of
-any collision is about n² / 2⁶⁵ (2.7e-8 for a million ids, 0.27 % for a billion). `murmur2` is Kafka's partition hash
+`keys_of` is how ids of any kind become keys: integers are their own keys, strings are hashed. `hash64` is FNV-1a over
+the bytes with murmur3's 64-bit finalizer, as int64: with n distinct ids the chance of any collision is about n² / 2⁶⁵
+(2.7e-8 for a million ids, 2.7 % for a billion; infra/docs/keys.md). `murmur2` is Kafka's partition hash
 (org.apache.kafka.common.utils.Utils.murmur2, seed 0x9747b28c): any producer that uses it puts a user into the
 same partition.
 """
+
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -23,6 +27,14 @@ def hash64_range(data: NDArray[np.uint8], lo: int, hi: int) -> np.int64:
     h *= np.uint64(0xC4CEB9FE1A85EC53)
     h ^= h >> np.uint64(33)
     return np.int64(h)
+
+
+@njit("void(uint8[::1], int64[::1], int64[::1])", cache=True, nogil=True)
+def _hash64_each(data: NDArray[np.uint8], ends: NDArray[np.int64], keys: NDArray[np.int64]) -> None:
+    lo = 0
+    for i in range(len(ends)):
+        keys[i] = hash64_range(data, lo, ends[i])
+        lo = ends[i]
 
 
 @njit("int32(uint8[::1], int64, int64)", cache=True, nogil=True)
@@ -74,6 +86,39 @@ def hash64(text: str | bytes) -> int:
     """64-bit key (signed) of an id."""
     data = np.array(_bytes(text))
     return int(hash64_range(data, 0, len(data)))
+
+
+def key_of(id: int | str | bytes) -> int:
+    """Key of one id; see `keys_of`."""
+    return int(keys_of([id])[0])
+
+
+def keys_of(ids: NDArray[Any] | Iterable[int] | Iterable[str] | Iterable[bytes]) -> NDArray[np.int64]:
+    """Keys (n,) of ids (n,): integers one to one, strings (as UTF-8) and bytes by `hash64`.
+
+    Raises ValueError on an integer outside int64, on anything else than these kinds, and on a mix of integers and
+    strings: an integer would meet a hash with a chance that nobody has stated.
+    """
+    if isinstance(ids, np.ndarray) and ids.dtype.kind in "iu":
+        return _integers(ids.reshape(-1))
+    listed = ids.reshape(-1).tolist() if isinstance(ids, np.ndarray) else list(ids)
+    kinds = {type(id) for id in listed}
+    if kinds <= {str, bytes}:
+        raw = [id.encode() if isinstance(id, str) else id for id in listed]
+        data = np.frombuffer(bytearray().join(raw), np.uint8) if any(raw) else np.empty(0, np.uint8)
+        keys = np.empty(len(raw), np.int64)
+        _hash64_each(data, np.cumsum(np.fromiter(map(len, raw), np.int64, len(raw))), keys)
+        return keys
+    if all(issubclass(kind, (int, np.integer)) and kind is not bool for kind in kinds):
+        return _integers(np.array(listed, dtype=object))
+    raise ValueError(f"ids are {', '.join(sorted(kind.__name__ for kind in kinds))}; all are integers, or all strings")
+
+
+def _integers(ids: NDArray[Any]) -> NDArray[np.int64]:
+    lowest, highest = np.iinfo(np.int64).min, np.iinfo(np.int64).max
+    if len(ids) and not (lowest <= ids.min() and ids.max() <= highest):
+        raise ValueError(f"ids from {ids.min()} to {ids.max()}; integers are their own keys, and keys are int64")
+    return ids.astype(np.int64)
 
 
 def partition_of(key: str | bytes, partitions: int) -> int:
