@@ -93,7 +93,7 @@ def key_of(id: int | str | bytes) -> int:
     return int(keys_of([id])[0])
 
 
-def keys_of(ids: NDArray[Any] | Iterable[int] | Iterable[str] | Iterable[bytes]) -> NDArray[np.int64]:
+def keys_of(ids: NDArray[Any] | Iterable[int | str | bytes]) -> NDArray[np.int64]:
     """Keys (n,) of ids (n,): integers one to one, strings (as UTF-8) and bytes by `hash64`.
 
     Raises ValueError on an integer outside int64, on anything else than these kinds, and on a mix of integers and
