@@ -4,12 +4,16 @@ from infra.embedding.base import Rows, Table
 from infra.embedding.cuckoo import EmbeddingTable
 from infra.embedding.gather import group_sum, unique_inverse
 from infra.embedding.initial import initial_vectors
+from infra.embedding.policy import Counts, Memory, Policy
 from infra.embedding.reference import DictTable
 from infra.embedding.serving import ServingTable, TableView
 
 __all__ = [
+    "Counts",
     "DictTable",
     "EmbeddingTable",
+    "Memory",
+    "Policy",
     "Rows",
     "ServingTable",
     "Table",

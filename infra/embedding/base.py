@@ -1,7 +1,8 @@
 """The face of an embedding table, and the laws that every implementation keeps.
 
 One table per slot: 64-bit keys, one row per key, never shared. A row is a vector (`dim` float32), its optimizer state
-(`state_dim` float32) and the tick in which it was last assigned. The laws, held by `tests/embedding/test_contract.py`:
+(`state_dim` float32) and the tick in which it was last assigned. The laws, held by
+`tests/embedding/test_table_contract.py` and `test_table_machine.py`:
 
 1. A lookup never inserts.
 2. For any sequence of calls the table agrees with a dict; no two keys share a row.
@@ -9,6 +10,9 @@ One table per slot: 64-bit keys, one row per key, never shared. A row is a vecto
 4. A new row is a function of (seed, slot, key) alone: a key that was evicted and returns, a replica, a replay agree.
 5. Where a row lies never reaches the outside: exports are sorted by key, digests are taken over exports. Row numbers
    are handles for this process; nothing may be ordered, cut or hashed by them.
+
+6. Who has a row is a function of the calls' keys and ticks, and never of wall time, of rows, or of what was swept: a
+   table restored from its export and its admission, with its rows elsewhere, goes on to exactly the same content.
 
 A table has one writer and no lock; `ServingTable` is the one that threads may read while it changes.
 """
@@ -19,7 +23,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from infra.embedding.admission import Sketch
+from infra.embedding.policy import FREE, NEVER, Counts, Memory, Policy
+
 ABSENT = -1  # the row number of an absent key
+_NO_FREQUENCY = np.empty(0, np.uint32)
 
 
 class Rows(NamedTuple):
@@ -29,6 +37,7 @@ class Rows(NamedTuple):
     values: NDArray[np.float32]  # (n, dim)
     state: NDArray[np.float32]  # (n, state_dim)
     last_seen: NDArray[np.int32]  # (n,) ticks
+    frequency: NDArray[np.uint32] = _NO_FREQUENCY  # (n,) occurrences since the row was made; (0,) where not kept
 
     def digest(self, slot: str) -> bytes:
         """32 bytes that name this content: blake2b over slot, shapes, and the arrays as little-endian bytes."""
@@ -38,7 +47,19 @@ class Rows(NamedTuple):
         h.update(np.ascontiguousarray(self.values, "<f4").data)
         h.update(np.ascontiguousarray(self.state, "<f4").data)
         h.update(np.ascontiguousarray(self.last_seen, "<i4").data)
+        h.update(np.ascontiguousarray(self.frequency, "<u4").data)
         return h.digest()
+
+
+def digest_of(slot: str, rows: Rows, admission: Sketch | None) -> bytes:
+    """The digest of rows, and of the counts of keys not yet admitted where there are any kept."""
+    if admission is None:
+        return rows.digest(slot)
+    h = hashlib.blake2b(rows.digest(slot), digest_size=32)
+    for name, tensor in admission.export().items():
+        h.update(f"{name}/{len(tensor)}\n".encode())
+        h.update(np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("<")).data)
+    return h.digest()
 
 
 class Table(Protocol):
@@ -47,23 +68,38 @@ class Table(Protocol):
     slot: str
     dim: int
     state_dim: int
+    policy: Policy
     # The slabs: (max_rows, …) views of reserved address space, of which only touched pages take memory. Index them by
-    # row numbers; never copy or reduce them whole.
+    # row numbers; never copy or reduce them whole. `last_seen` is the table's to write.
     values: NDArray[np.float32]
     state: NDArray[np.float32]
     last_seen: NDArray[np.int32]
+    tick: int  # event time now; before every tick at first
+    row_limit: int  # rows that the byte budget allows, max_rows where there is none
+    counts: Counts
+
+    @property
+    def admission(self) -> Sketch | None:
+        """Counts of keys that have no row yet; None where the policy counts none."""
 
     def __len__(self) -> int:
         """Rows present."""
 
     def find(self, keys: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Row of each key, -1 where it is absent. Never inserts."""
+        """Row of each key, -1 where it is absent or has expired. Never inserts."""
 
-    def assign(self, keys: NDArray[np.int64], tick: int) -> NDArray[np.int32]:
+    def assign(
+        self, keys: NDArray[np.int64], tick: int, occurrences: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int32]:
         """Row of each key, made where it was absent: initial vector, `state_init`. Equal keys share one row.
 
-        `last_seen` becomes the greater of itself and `tick`. Raises ConfigError at the first key for which no row is
-        left; those before it are in.
+        `last_seen` becomes the greater of itself and `tick`, and so does the table's own tick, before anything else.
+        `occurrences` (n,) says how often each key occurred, 1 if None; those of equal keys add up.
+
+        An absent key gets -1 where it is not admitted. Where there is a byte budget and rows would exceed `row_limit`,
+        the least by (score, key) are evicted first, down to row_limit − row_limit // 32 after the insert, never one
+        whose key is in this call; new keys that exceed `row_limit` all the same get -1, the greatest first. Without a
+        budget, raises ConfigError at the first key for which no row is left; those before it are in.
         """
 
     def gather(self, rows: NDArray[np.int32], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
@@ -73,24 +109,48 @@ class Table(Protocol):
         """Vectors (n, dim) and found (n,); absent keys read as zeros. Never inserts."""
 
     def put(
-        self, keys: NDArray[np.int64], values: ArrayLike, state: ArrayLike, last_seen: ArrayLike
+        self,
+        keys: NDArray[np.int64],
+        values: ArrayLike,
+        state: ArrayLike,
+        last_seen: ArrayLike,
+        frequency: ArrayLike | None = None,
     ) -> NDArray[np.int32]:
-        """Upsert whole rows, (n, dim), (n, state_dim) and (n,); of equal keys the last one counts."""
+        """Upsert whole rows, (n, dim), (n, state_dim), (n,) and (n,); of equal keys the last one counts.
+
+        Admits every key and moves no tick. Rows that then exceed `row_limit` are evicted as by an assign, whosever.
+        A frequency of None or length 0 is 1 where the table keeps one.
+        """
 
     def remove(self, keys: NDArray[np.int64]) -> int:
         """Forget keys; how many were present. Their row numbers may be given out again."""
+
+    def advance(self, tick: int) -> None:
+        """Event time moves on to `tick`: rows last seen too long before it are absent. ValueError if it goes back."""
+
+    def sweep(self, limit: int | None = None) -> int:
+        """Free the memory of expired rows, `limit` at most; how many. What is absent does not change."""
+
+    def take_tombstones(self) -> NDArray[np.int64]:
+        """Keys that lost their row since the last call (expired, evicted or removed) and have none now; sorted."""
+
+    def compact(self) -> int:
+        """Renumber rows without gaps and give memory back; how many numbers that saved. Older row numbers are void."""
 
     def export(self) -> Rows:
         """A copy of all rows, sorted by key."""
 
     def digest(self) -> bytes:
-        """`Rows.digest` of the export."""
+        """32 bytes that name the content: rows, and the counts of keys not yet admitted."""
+
+    def memory(self) -> Memory:
+        """Bytes held."""
 
     def copy(self) -> "Table":
         """An independent table with the same content and options."""
 
     def clear(self) -> None:
-        """Forget all keys; the slabs stay where they are."""
+        """Become as new: no keys, nothing counted, before every tick. Slabs stay, the cumulative `counts` go on."""
 
 
 def as_keys(keys: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -107,3 +167,20 @@ def as_rows(rows: NDArray[np.int32]) -> NDArray[np.int32]:
     if rows.dtype == np.int32 and rows.ndim == 1 and rows.flags.carray:
         return rows
     return np.array(rows, dtype=np.int32).reshape(-1)
+
+
+def as_tick(tick: int) -> int:
+    """The tick as a plain int. Raises ValueError where `last_seen` could not hold it."""
+    if not NEVER <= tick < FREE:
+        raise ValueError(f"tick {tick} is not in [{NEVER}, {FREE})")
+    return int(tick)
+
+
+def as_occurrences(occurrences: NDArray[np.int64] | None, n: int) -> NDArray[np.int64]:
+    """Occurrences (n,) int64, each at least 1. Raises ValueError on others."""
+    if occurrences is None:
+        return np.ones(n, np.int64)
+    counted = as_keys(np.asarray(occurrences))
+    if len(counted) != n or (n and counted.min() < 1):
+        raise ValueError(f"occurrences {counted.shape} of {n} keys; each is at least 1")
+    return counted

@@ -1,79 +1,40 @@
 """The collisionless table: a cuckoo index over stable rows in slabs that never move (see `base` for its laws).
 
 The index may be thrown away and hashed anew at any time; rows, once given, stay. So growth moves 12 bytes a key and no
-vector. Layout and hashing are in `buckets`, reserved memory in `slab`, initial vectors in `initial`.
+vector. Layout and hashing are in `buckets`, the rows' memory in `store`, who gets a row in `admission`, who loses it in
+`expiry` and `eviction`.
+
+A key that expired keeps its memory until a sweep, an eviction or its return frees it. Whoever looks meanwhile compares
+`last_seen` with the horizon: absent is absent, swept or not.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
-from infra.embedding import buckets as bk
-from infra.embedding.base import Rows, as_keys, as_rows
-from infra.embedding.gather import gather_rows
-from infra.embedding.index import CuckooIndex
-from infra.embedding.initial import stream_base, write_initial
+from infra.embedding.admission import AdmissionSketch, draw, sketch_base
+from infra.embedding.base import Rows, as_keys, as_occurrences, as_tick, digest_of
+from infra.embedding.eviction import candidates, least, scores_of
+from infra.embedding.expiry import Tombstones, collect_expired, count_expired
+from infra.embedding.gather import unique_inverse
+from infra.embedding.insert import CHUNK_BITS, FULL, hide_expired, insert, touch
 from infra.embedding.machine import Int
-from infra.embedding.slab import MAX_ROWS, Heap, reserve
+from infra.embedding.policy import FREE, NEVER, Counts, Memory, Policy, room_to_leave
+from infra.embedding.slab import MAX_ROWS
+from infra.embedding.store import RowStore
 from infra.errors import ConfigError
 
-_FULL = -1
-_U = np.uint64
+Keys = NDArray[np.int64]
+RowNumbers = NDArray[np.int32]
 
 
-@njit(cache=True, nogil=True)
-def _assign(
-    words: NDArray[np.int64],
-    cells: NDArray[np.int32],
-    head: NDArray[np.int64],
-    free: NDArray[np.int32],
-    heap: NDArray[np.int64],
-    values: NDArray[np.float32],
-    state: NDArray[np.float32],
-    last_seen: NDArray[np.int32],
-    keys: NDArray[np.int64],
-    rows: NDArray[np.int32],
-    start: Int,
-    tick: int,
-    base: int,
-    unit: float,
-    state_init: float,
-) -> Int:
-    """Look up or insert keys[start:]; n when done, the first i that needs a larger index, -1 when no row is left."""
-    near, far = bk.block()
-    lo = start
-    while lo < len(keys):
-        hi = bk.approach(words, head, keys, lo, near, far)
-        for i in range(lo, hi):
-            a, b, key = near[_U(i - lo)], far[_U(i - lo)], keys[_U(i)]
-            spot = bk.locate(words, cells, a, b, key)
-            if spot >= 0:
-                row = np.int64(cells[bk.cell_of(spot)]) - 1
-                rows[_U(i)] = row
-                last_seen[_U(row)] = max(last_seen[_U(row)], np.int32(tick))
-                continue
-            reused = heap[1] > 0
-            row = np.int64(free[_U(heap[1] - 1)]) if reused else heap[0]
-            if row >= len(free):
-                return _FULL
-            spot = bk.make_room(words, cells, head, a, b)
-            if spot < 0:
-                return i
-            bk.occupy(words, cells, head, spot, key, row)
-            heap[1 if reused else 0] += -1 if reused else 1
-            rows[_U(i)] = row
-            last_seen[_U(row)] = tick
-            write_initial(base, key, unit, values, row)
-            for j in range(state.shape[1]):
-                state[_U(row), j] = state_init
-        lo = hi
-    return len(keys)
-
-
-class EmbeddingTable:
+class EmbeddingTable(RowStore):
     """One slot's rows. See `base.Table` for every method's contract.
 
-    `index_seed` changes only where keys lie, never what anyone sees; tests vary it to prove that.
+    `index_seed` changes only where keys lie, never what anyone sees; tests vary it to prove that. A table whose
+    tombstones nobody takes is made with `tombstones=False`: else it remembers every key that it ever lost.
     """
 
     def __init__(
@@ -83,98 +44,243 @@ class EmbeddingTable:
         dim: int,
         state_dim: int = 1,
         seed: int = 0,
-        init_scale: float,
-        state_init: float = 0.0,
+        init_scale: float | Sequence[float],
+        state_init: float | Sequence[float] = 0.0,
         capacity_hint: int = 1024,
         max_rows: int = MAX_ROWS,
         index_seed: int = 0,
+        policy: Policy | None = None,
+        tombstones: bool = True,
     ) -> None:
-        if dim < 1 or state_dim < 0 or max_rows < 1:
-            raise ValueError(f"slot {slot!r}: dim {dim}, state_dim {state_dim}, max_rows {max_rows}")
-        self.slot, self.dim, self.state_dim = slot, dim, state_dim
-        self._options = (seed, init_scale, state_init, max_rows, index_seed)
-        self._base = stream_base(slot, seed)
-        self._unit = init_scale / (1 << 24)
-        self._state_init = float(state_init)
-        self._index = CuckooIndex(f"{index_seed}/{slot}", capacity_hint)
-        self._heap = Heap(max_rows)
-        self.values: NDArray[np.float32] = reserve((max_rows, dim), np.float32)
-        self.state: NDArray[np.float32] = reserve((max_rows, state_dim), np.float32)
-        self.last_seen: NDArray[np.int32] = reserve((max_rows,), np.int32)
+        super().__init__(
+            slot=slot, dim=dim, state_dim=state_dim, seed=seed, init_scale=init_scale, state_init=state_init,
+            capacity_hint=capacity_hint, max_rows=max_rows, index_seed=index_seed, policy=policy,
+        )  # fmt: skip
+        self.row_limit = self.policy.row_limit(dim, state_dim, max_rows)
+        self.admission = AdmissionSketch(self.policy, slot, seed) if self.policy.counts else None
+        self.counts = Counts()
+        self.tick = NEVER
+        self._tombstones = Tombstones() if tombstones else None
 
     def __len__(self) -> int:
-        return len(self._index)
+        if not self.policy.expiry_ticks:
+            return len(self._index)
+        return len(self._index) - count_expired(self.last_seen, self._bounds, self._heap.high, self._horizon)
 
-    def find(self, keys: NDArray[np.int64]) -> NDArray[np.int32]:
-        return self._index.find(as_keys(keys))
+    @property
+    def _horizon(self) -> int:
+        return self.policy.horizon(self.tick)
 
-    def assign(self, keys: NDArray[np.int64], tick: int) -> NDArray[np.int32]:
-        keys = as_keys(keys)
-        rows = np.empty(len(keys), np.int32)
-        index, heap = self._index, self._heap
-        done: Int = 0
-        while True:
-            done = _assign(
-                index.words, index.cells, index.head, heap.free, heap.head,
-                self.values, self.state, self.last_seen, keys, rows,
-                done, tick, self._base, self._unit, self._state_init,
-            )  # fmt: skip
-            if done == len(keys):
-                return rows
-            if done == _FULL:
-                raise ConfigError(
-                    f"table {self.slot!r} holds {len(self)} rows, its max_rows; raise max_rows or expire rows sooner"
-                )
-            index.grow()
+    def find(self, keys: Keys) -> RowNumbers:
+        rows = self._index.find(as_keys(keys))
+        if self.policy.expiry_ticks:
+            hide_expired(self.last_seen, self._horizon, rows)
+        return rows
 
-    def gather(self, rows: NDArray[np.int32], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        return gather_rows(self.values, self._heap.high, as_rows(rows), out)
-
-    def lookup(self, keys: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def lookup(self, keys: Keys) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         rows = self.find(keys)
         return self.gather(rows), rows >= 0
 
+    # --- rows come ----------------------------------------------------------------------------------------------
+
+    def assign(self, keys: Keys, tick: int, occurrences: NDArray[np.int64] | None = None) -> RowNumbers:
+        keys, tick = as_keys(keys), as_tick(tick)
+        if tick > self.tick:
+            self.advance(tick)
+        if not self.policy.plain:
+            return self._assign_by_policy(keys, tick, as_occurrences(occurrences, len(keys)))
+        before = len(self._index)
+        try:
+            return self._insert(keys, tick)
+        finally:
+            self.counts.inserted += len(self._index) - before
+
+    def _assign_by_policy(self, keys: Keys, tick: int, occurrences: NDArray[np.int64]) -> RowNumbers:
+        rows, missing = np.empty(len(keys), np.int32), np.empty(len(keys), np.int32)
+        absent = touch(
+            self._index.words, self._index.cells, self._index.head, self.last_seen, self._frequency,
+            keys, occurrences, self._horizon, tick, rows, missing,
+        )  # fmt: skip
+        if not absent:
+            return rows
+        at = missing[:absent]
+        new, inverse = unique_inverse(keys[at])
+        often = np.zeros(len(new), np.int64)
+        np.add.at(often, inverse, occurrences[at])
+        if self.policy.expiry_ticks:
+            self._expire(new)  # absent keys that still have a row are expired ones that return
+        wanted = self._admit(new, often, tick)
+        self.counts.rejected += int(often[~wanted].sum())
+        fits = self._make_way(new[wanted], rows)
+        self.counts.refused += int(often[wanted][~fits].sum())
+        wanted[wanted] = fits
+        got = np.full(len(new), -1, np.int32)
+        before = len(self._index)
+        try:
+            got[wanted] = self._insert(new[wanted], tick)
+        finally:
+            self.counts.inserted += len(self._index) - before
+        if len(self._frequency):
+            self._frequency[got[wanted]] = np.minimum(often[wanted], 2**32 - 1)
+        rows[at] = got[inverse]
+        return rows
+
+    def _admit(self, keys: Keys, occurrences: NDArray[np.int64], tick: int) -> NDArray[np.bool_]:
+        """Which of these absent, distinct keys get a row."""
+        if self.admission is not None:
+            return self.admission.admit(keys, occurrences)
+        admitted = np.ones(len(keys), np.bool_)
+        if not self.policy.admits_all:
+            base = sketch_base(self.slot, self._seed)
+            draw(keys, occurrences, base, tick, self.policy.admit_probability, admitted)
+        return admitted
+
+    def _make_way(self, new: Keys, rows: RowNumbers) -> NDArray[np.bool_]:
+        """Evict so that new keys fit, but none of `rows`; which of the new keys do: the least, if not all."""
+        fits = np.ones(len(new), np.bool_)
+        if not self.policy.byte_budget or len(self._index) + len(new) <= self.row_limit:
+            return fits
+        self.sweep()
+        protected = np.unique(rows[rows >= 0])
+        go = room_to_leave(self.row_limit, len(self._index), len(new), len(protected))
+        if go:
+            self._evict(go, protected)
+        room = self.row_limit - len(self._index)
+        if room < len(new):
+            fits[np.argsort(new)[room:]] = False
+        return fits
+
+    def _insert(self, keys: Keys, tick: int) -> RowNumbers:
+        """Rows of keys, made where absent. Raises ConfigError where no row is left; keys before that one are in."""
+        rows = np.empty(len(keys), np.int32)
+        index, heap = self._index, self._heap
+        if len(index) + len(keys) > heap.max_rows:
+            self.sweep()  # not later: a row of this very call may be one that has expired already
+        done: Int = 0
+        at: Int
+        while True:
+            at = insert(
+                index.words, index.cells, index.head, heap.free, heap.head, self.values, self.state, self.last_seen,
+                self._row_keys, self._bounds, keys, rows, done, tick, self._base, self._units, self._state_init,
+            )  # fmt: skip
+            if at == len(keys):
+                return rows
+            if at == FULL:
+                raise ConfigError(
+                    f"table {self.slot!r} holds {len(self)} rows, its max_rows; raise max_rows or expire rows sooner"
+                )
+            done = at
+            index.grow()
+
     def put(
-        self, keys: NDArray[np.int64], values: ArrayLike, state: ArrayLike, last_seen: ArrayLike
-    ) -> NDArray[np.int32]:
+        self, keys: Keys, values: ArrayLike, state: ArrayLike, last_seen: ArrayLike, frequency: ArrayLike | None = None
+    ) -> RowNumbers:
         keys = as_keys(keys)
         n = len(keys)
         new_values = np.asarray(values, np.float32).reshape(n, self.dim)
         new_state = np.asarray(state, np.float32).reshape(n, self.state_dim)
         new_seen = np.asarray(last_seen, np.int32).reshape(n)
         self._index.expect(n)
-        rows = self.assign(keys, 0)
+        rows = self._insert(keys, NEVER)
         self.values[rows] = new_values
         self.state[rows] = new_state
         self.last_seen[rows] = new_seen
+        if len(self._frequency):
+            often = np.ones(0, np.uint32) if frequency is None else np.asarray(frequency, np.uint32)
+            self._frequency[rows] = often.reshape(n) if len(often) else 1
+        if len(self._bounds):
+            np.minimum.at(self._bounds, rows >> CHUNK_BITS, new_seen)
+        if self.policy.byte_budget and len(self._index) > self.row_limit:
+            self.sweep()
+            self._evict(room_to_leave(self.row_limit, len(self._index), 0, 0), np.empty(0, np.int32))
+            rows = self.find(keys)
         return rows
 
-    def remove(self, keys: NDArray[np.int64]) -> int:
-        rows = self._index.drop(as_keys(keys))
-        self._heap.give(rows)
-        return len(rows)
+    # --- rows go ------------------------------------------------------------------------------------------------
+
+    def advance(self, tick: int) -> None:
+        if as_tick(tick) < self.tick:
+            raise ValueError(f"slot {self.slot!r}: tick {tick} is before tick {self.tick}; event time never goes back")
+        self.tick = as_tick(tick)
+        if self.admission is not None:
+            self.admission.advance(tick)
+
+    def sweep(self, limit: int | None = None) -> int:
+        if not self.policy.expiry_ticks:
+            return 0
+        high = self._heap.high
+        gone = np.empty(high if limit is None else min(limit, high), np.int64)
+        n = collect_expired(self.last_seen, self._row_keys, self._bounds, high, self._horizon, gone)
+        self._expire(gone[:n])
+        return n
+
+    def _expire(self, keys: Keys) -> None:
+        rows = self._drop(keys)
+        self.counts.expired += len(rows)
+        self._bury(self._row_keys[rows])
+
+    def _bury(self, keys: Keys) -> None:
+        if self._tombstones is not None:
+            self._tombstones.add(keys)
+
+    def _evict(self, n: int, protected: RowNumbers) -> None:
+        rows = candidates(self.last_seen[: self._heap.high], protected)
+        scores = scores_of(self.policy.evict, rows, self.values, self.last_seen, self._frequency)
+        gone = least(scores, self._row_keys[rows], n)
+        self.counts.evicted += len(self._drop(gone))
+        self._bury(gone)
+
+    def remove(self, keys: Keys) -> int:
+        keys = as_keys(keys)
+        if self.policy.expiry_ticks:
+            self._expire(keys[self.find(keys) < 0])
+        if self._tombstones is not None:
+            self._bury(keys[self._index.find(keys) >= 0])
+        return len(self._drop(keys))
+
+    def take_tombstones(self) -> Keys:
+        if self._tombstones is None:
+            raise ValueError(f"slot {self.slot!r}: this table was made with tombstones=False")
+        self.sweep()
+        return self._tombstones.take(self._index.find)
+
+    def compact(self) -> int:
+        self.sweep()
+        return self._pack()
+
+    # --- the whole ----------------------------------------------------------------------------------------------
 
     def export(self) -> Rows:
         keys, rows = self._index.items()
-        return Rows(keys, self.values[rows], self.state[rows], self.last_seen[rows])
+        if self.policy.expiry_ticks:
+            here = self.last_seen[rows] >= self._horizon
+            keys, rows = keys[here], rows[here]
+        often = self._frequency[rows] if len(self._frequency) else np.empty(0, np.uint32)
+        return Rows(keys, self.values[rows], self.state[rows], self.last_seen[rows], often)
 
     def digest(self) -> bytes:
-        return self.export().digest(self.slot)
+        return digest_of(self.slot, self.export(), self.admission)
+
+    def memory(self) -> Memory:
+        memory = super().memory()
+        sketch = self.admission.nbytes if self.admission is not None else 0
+        keys = self._tombstones.nbytes if self._tombstones is not None else 0
+        return replace(memory, bookkeeping=memory.bookkeeping + keys, sketch=sketch)
 
     def copy(self) -> "EmbeddingTable":
-        seed, init_scale, state_init, max_rows, index_seed = self._options
-        twin = EmbeddingTable(
-            slot=self.slot, dim=self.dim, state_dim=self.state_dim, seed=seed, init_scale=init_scale,
-            state_init=state_init, max_rows=max_rows, index_seed=index_seed,
-        )  # fmt: skip
-        n = self._heap.high
-        twin._index = self._index.copy()
-        twin._heap.copy_from(self._heap)
-        twin.values[:n] = self.values[:n]
-        twin.state[:n] = self.state[:n]
-        twin.last_seen[:n] = self.last_seen[:n]
+        twin = EmbeddingTable.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin._copy_rows(self)
+        twin.admission = self.admission.copy() if self.admission is not None else None
+        twin.counts = self.counts.copy()
+        twin._tombstones = self._tombstones.copy() if self._tombstones is not None else None
         return twin
 
     def clear(self) -> None:
         self._index.clear()
         self._heap.clear()
+        self._bounds[:] = FREE
+        if self.admission is not None:
+            self.admission.clear()
+        self.tick = NEVER
+        self._tombstones = Tombstones() if self._tombstones is not None else None

@@ -237,7 +237,7 @@ def any_sequence_agrees_with_a_dict(make: Make, seed: int = 3) -> None:
             assert table.lookup(keys)[1].tolist() == [q in model for q in keys.tolist()], f"seed {seed}"
         got = table.export()
         assert got.keys.tolist() == sorted(model), f"seed {seed}, tick {tick}"
-        have = [(v.tobytes(), s.tobytes(), int(t)) for v, s, t in zip(*got[1:], strict=True)]
+        have = [(v.tobytes(), s.tobytes(), int(t)) for v, s, t in zip(*got[1:4], strict=True)]
         assert have == [model[q] for q in sorted(model)], f"seed {seed}, tick {tick}"
         assert len(set(table.find(got.keys).tolist())) == len(model) == len(table), f"seed {seed}, tick {tick}"
 
@@ -321,7 +321,7 @@ class ExportsInRowOrder(EmbeddingTable):
     def export(self) -> Any:
         rows = super().export()
         order = np.argsort(self.find(rows.keys), kind="stable")
-        return type(rows)(*(a[order] for a in rows))
+        return type(rows)(*(a[order] for a in rows[:4]))
 
 
 class ForgetsWhenItSaw(EmbeddingTable):

@@ -85,9 +85,8 @@ def test_result_does_not_depend_on_where_rows_lie_in_the_tables(trained):
     for slot, table in moved.tables.items():
         rows = table.export()
         order = np.random.default_rng(3).permutation(len(rows.keys))
-        seed, scale, start, _, _ = table._options
-        other = EmbeddingTable(slot=slot, dim=table.dim, seed=seed, init_scale=scale, state_init=start, index_seed=99)
-        other.put(*(column[order] for column in rows))
+        other = EmbeddingTable(**table.options, index_seed=99)
+        other.put(*(column[order] for column in rows if len(column)))
         moved.tables[slot] = other
     for tick in range(FIRST + 30, FIRST + 34):
         learn_tick(trained, tick, examples(tick))

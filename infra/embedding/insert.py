@@ -1,0 +1,122 @@
+"""The two passes of an assign: touch the keys that have a row, make rows for those that get one.
+
+In a table whose policy is plain, `insert` alone does both. Arrays of length 0 stand for what a policy does not keep.
+"""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from infra.embedding import buckets as bk
+from infra.embedding.initial import write_initial
+from infra.embedding.machine import Int, prefetch
+
+FULL = -1
+CHUNK_BITS = 10  # rows whose `last_seen` share a lower bound: 1,024, 4 KB
+_MOST = (1 << 32) - 1  # a frequency stays there
+_U = np.uint64
+
+
+@njit(cache=True, nogil=True)
+def insert(
+    words: NDArray[np.int64],
+    cells: NDArray[np.int32],
+    head: NDArray[np.int64],
+    free: NDArray[np.int32],
+    heap: NDArray[np.int64],
+    values: NDArray[np.float32],
+    state: NDArray[np.float32],
+    last_seen: NDArray[np.int32],
+    row_keys: NDArray[np.int64],
+    bounds: NDArray[np.int32],
+    keys: NDArray[np.int64],
+    rows: NDArray[np.int32],
+    start: Int,
+    tick: int,
+    base: int,
+    units: NDArray[np.float64],
+    state_init: NDArray[np.float32],
+) -> Int:
+    """Look up or insert keys[start:]; n when done, the first i that needs a larger index, -1 when no row is left."""
+    near, far = bk.block()
+    lo = start
+    while lo < len(keys):
+        hi = bk.approach(words, head, keys, lo, near, far)
+        for i in range(lo, hi):
+            a, b, key = near[_U(i - lo)], far[_U(i - lo)], keys[_U(i)]
+            spot = bk.locate(words, cells, a, b, key)
+            if spot >= 0:
+                row = np.int64(cells[bk.cell_of(spot)]) - 1
+                rows[_U(i)] = row
+                last_seen[_U(row)] = max(last_seen[_U(row)], np.int32(tick))
+                continue
+            reused = heap[1] > 0
+            row = np.int64(free[_U(heap[1] - 1)]) if reused else heap[0]
+            if row >= len(free):
+                return FULL
+            spot = bk.make_room(words, cells, head, a, b)
+            if spot < 0:
+                return i
+            bk.occupy(words, cells, head, spot, key, row)
+            heap[1 if reused else 0] += -1 if reused else 1
+            rows[_U(i)] = row
+            last_seen[_U(row)] = tick
+            if len(row_keys):
+                row_keys[_U(row)] = key
+                chunk = _U(row) >> _U(CHUNK_BITS)
+                bounds[chunk] = min(bounds[chunk], np.int32(tick))
+            write_initial(base, key, units, values, row)
+            for j in range(state.shape[1]):
+                state[_U(row), j] = state_init[j]
+        lo = hi
+    return len(keys)
+
+
+@njit(cache=True, nogil=True)
+def touch(
+    words: NDArray[np.int64],
+    cells: NDArray[np.int32],
+    head: NDArray[np.int64],
+    last_seen: NDArray[np.int32],
+    frequency: NDArray[np.uint32],
+    keys: NDArray[np.int64],
+    occurrences: NDArray[np.int64],
+    horizon: int,
+    tick: int,
+    rows: NDArray[np.int32],
+    missing: NDArray[np.int32],
+) -> int:
+    """Mark the rows of present keys as seen; rows[i] = -1 and missing[m] = i for the m-th key that is absent.
+
+    How many are. A row last seen before `horizon` is absent, whoever still finds it in the index.
+    """
+    near, far = bk.block()
+    absent = 0
+    lo: Int = 0
+    while lo < len(keys):
+        hi = bk.approach(words, head, keys, lo, near, far)
+        for i in range(lo, hi):
+            spot = bk.locate(words, cells, near[_U(i - lo)], far[_U(i - lo)], keys[_U(i)])
+            rows[_U(i)] = cells[bk.cell_of(spot)] - 1 if spot >= 0 else -1
+            if spot >= 0:
+                prefetch(last_seen, np.int64(rows[_U(i)]))
+        for i in range(lo, hi):
+            row = rows[_U(i)]
+            if row < 0 or last_seen[_U(row)] < horizon:
+                rows[_U(i)] = -1
+                missing[_U(absent)] = i
+                absent += 1
+                continue
+            last_seen[_U(row)] = max(last_seen[_U(row)], np.int32(tick))
+            if len(frequency):
+                frequency[_U(row)] = min(np.int64(frequency[_U(row)]) + occurrences[_U(i)], _MOST)
+        lo = hi
+    return absent
+
+
+@njit(cache=True, nogil=True)
+def hide_expired(last_seen: NDArray[np.int32], horizon: int, rows: NDArray[np.int32]) -> None:
+    """rows[i] = -1 where the row was last seen before the horizon."""
+    for i in range(len(rows)):
+        if rows[_U(i)] >= 0 and last_seen[_U(rows[_U(i)])] < horizon:
+            rows[_U(i)] = -1
