@@ -51,3 +51,13 @@ clean:  ## remove what was built
 bench-loop: env  ## the loop over a generated week, and Vowpal Wabbit beside it; SEEDS="1 2 3"
 	@mkdir -p build/bench
 	$(BIN)/python -m tests.bench.loop --seeds $(or $(SEEDS),1)
+
+# TorchRec lies beside the environment, not in it: nothing but this benchmark needs it.
+build/bench/torchrec/.ready: infra/deploy/bench-table.lock $(READY)
+	rm -rf $(@D)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target $(@D) -r $<
+	@touch $@
+
+.PHONY: bench-table
+bench-table: env build/bench/torchrec/.ready  ## the table beside torch, TorchRec and a dict; ARGS="--keys 1000000 --case lookup"
+	$(BIN)/python -m tests.bench.table $(ARGS)

@@ -1,0 +1,82 @@
+"""What every contender is: a process of its own that fills itself once and then does what it is asked, one line a time.
+
+`python -m tests.bench.table.contender NAME KEYS DIM` reads JSON from standard input, answers on standard output, and
+ends with its input. The driver asks one contender at a time, so that the others wait and take no processor.
+"""
+
+import gc
+import importlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import psutil
+
+from tests.bench.table.inputs import Inputs
+
+FILL = 262_144  # keys a call while filling
+Item = TypeVar("Item")
+Answer = dict[str, float]
+
+MODULES = {
+    "ours": "tests.bench.table.ours",
+    "index_select": "tests.bench.table.known_rows",
+    "dict": "tests.bench.table.dictionary",
+    "torchrec": "tests.bench.table.managed_collision",
+    "torch_adagrad": "tests.bench.table.torch_adagrad",
+}
+
+
+class Contender:
+    """A table, or what stands in for one. A method with the name of a case measures it."""
+
+    def __init__(self, inputs: Inputs, dim: int) -> None:
+        self.inputs, self.dim = inputs, dim
+
+    def fill(self) -> None:
+        """Hold all keys, in order of their numbers."""
+
+    def account(self) -> Answer:
+        """Bytes by its own account, where it keeps one."""
+        return {}
+
+
+def timed(step: Callable[[Item], object], batches: Iterable[Item]) -> Answer:
+    """Seconds for all batches, by the clock and of this thread, and of the longest call."""
+    longest, cpu, last = 0.0, time.thread_time(), time.perf_counter()
+    started = last
+    for batch in batches:
+        step(batch)
+        now = time.perf_counter()
+        longest, last = max(longest, now - last), now
+    return {"seconds": last - started, "cpu_s": time.thread_time() - cpu, "longest_s": longest}
+
+
+def _filled(contender: Contender) -> Answer:
+    gc.collect()
+    before = psutil.Process().memory_info().rss
+    started = time.perf_counter()
+    contender.fill()
+    seconds = time.perf_counter() - started
+    gc.collect()
+    taken = psutil.Process().memory_info().rss - before
+    return {"seconds": seconds, "resident_bytes": taken, **contender.account()}
+
+
+def main() -> None:
+    """Entry point of a contender's process."""
+    name, keys, dim = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    contender: Contender = importlib.import_module(MODULES[name]).CONTENDER(Inputs(keys), dim)
+    gc.disable()  # nobody is to pay for a collection that another one's garbage caused
+    for line in sys.stdin:
+        request: dict[str, Any] = json.loads(line)
+        case = request.pop("case")
+        answer = _filled(contender) if case == "fill" else getattr(contender, case)(**request)
+        gc.collect()
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""The floor under any look-up: `torch.index_select` with row numbers that are known already. It finds no key.
+
+`_huge` reads the same floats from memory that was advised to come in huge pages, as our slabs are; torch asks for none.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from infra.embedding.slab import reserve
+from tests.bench.table.contender import Answer, Contender, timed
+
+
+class KnownRows(Contender):
+    """A float32 tensor (keys, dim)."""
+
+    def fill(self) -> None:
+        torch.set_num_threads(1)
+        self.values = torch.empty(self.inputs.keys, self.dim).uniform_(-0.05, 0.05)
+
+    def _rows(self, distribution: str, batch: int, part: int, ids: int) -> list[torch.Tensor]:
+        return [torch.from_numpy(rows) for rows in self.inputs.batches(distribution, part, ids, batch)]
+
+    def lookup(self, **what: Any) -> Answer:
+        """To new tensors."""
+        return timed(lambda rows: torch.index_select(self.values, 0, rows), self._rows(**what))
+
+    def lookup_out(self, **what: Any) -> Answer:
+        """Into a tensor that is there already."""
+        return self._out(self.values, **what)
+
+    def lookup_out_huge(self, **what: Any) -> Answer:
+        """The same, from huge pages."""
+        if not hasattr(self, "_huge"):
+            self._huge = torch.from_numpy(reserve((self.inputs.keys, self.dim), np.float32))
+            self._huge.copy_(self.values)
+        return self._out(self._huge, **what)
+
+    def _out(self, values: torch.Tensor, **what: Any) -> Answer:
+        out = torch.zeros(what["batch"], self.dim)
+        batches = [(rows, out[: len(rows)]) for rows in self._rows(**what)]
+        return timed(lambda pair: torch.index_select(values, 0, pair[0], out=pair[1]), batches)
+
+
+CONTENDER = KnownRows

@@ -1,0 +1,116 @@
+"""The collisionless table, through its public face."""
+
+import threading
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.embedding import EmbeddingTable, group_sum, unique_inverse
+from infra.embedding.warm import warm
+from tests.bench.table.contender import FILL, Answer, Contender, timed
+from tests.bench.table.inputs import LR, cut, gradients, keys_at
+from trainer.rules import rowwise_adagrad
+
+
+class Ours(Contender):
+    """An `EmbeddingTable` with one optimizer float a row."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        warm()
+        self._nonce = 0
+
+    def _new_table(self) -> EmbeddingTable:
+        room = self.inputs.keys + self.inputs.keys // 4 + (1 << 20)
+        return EmbeddingTable(slot="bench", dim=self.dim, state_dim=1, init_scale=0.05, state_init=0.1, max_rows=room)
+
+    def fill(self) -> None:
+        self.table = self._new_table()
+        for lo in range(0, self.inputs.keys, FILL):
+            self.table.assign(keys_at(np.arange(lo, min(lo + FILL, self.inputs.keys))), 0)
+        probe = keys_at(np.array([0, self.inputs.keys - 1, self.inputs.keys]))
+        assert (self.table.find(probe) >= 0).tolist() == [True, True, False]
+
+    def account(self) -> Answer:
+        memory = self.table.memory()
+        return {"accounted_bytes": memory.total, "index_bytes": memory.index, "state_bytes": 4 * self.inputs.keys}
+
+    def _keys(self, distribution: str, batch: int, part: int, ids: int) -> list[NDArray[np.int64]]:
+        return [keys_at(rows) for rows in self.inputs.batches(distribution, part, ids, batch)]
+
+    def lookup(self, **what: Any) -> Answer:
+        """Keys to new arrays of vectors."""
+        return timed(self.table.lookup, self._keys(**what))
+
+    def lookup_out(self, **what: Any) -> Answer:
+        """Keys to vectors in an array that is there already."""
+        out = np.zeros((what["batch"], self.dim), np.float32)
+        return timed(lambda keys: self._into(keys, out), self._keys(**what))
+
+    def _into(self, keys: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+        self.table.gather(self.table.find(keys), out[: len(keys)])
+
+    def find(self, **what: Any) -> Answer:
+        """Keys to row numbers."""
+        return timed(self.table.find, self._keys(**what))
+
+    def upsert(self, **what: Any) -> Answer:
+        """Keys, 1 % of them new, to vectors; the new ones get a row."""
+        self._nonce += 1
+        rows = self.inputs.batches(what["distribution"], what["part"], what["ids"], what["batch"])
+        batches = self.inputs.with_fresh(rows, self._nonce, 0.01)
+        before = len(self.table)
+        answer = timed(lambda keys: self.table.gather(self.table.assign(keys, 1)), batches)
+        assert len(self.table) > before
+        return answer
+
+    def two_threads(self, **what: Any) -> Answer:
+        """`lookup_out` by two threads at once, each half of the batches."""
+        batches = self._keys(**what)
+        outs = [np.zeros((what["batch"], self.dim), np.float32) for _ in range(2)]
+        start = threading.Barrier(3)
+
+        def half(me: int) -> None:
+            start.wait()
+            for keys in batches[me::2]:
+                self._into(keys, outs[me])
+
+        threads = [threading.Thread(target=half, args=(me,)) for me in range(2)]
+        for thread in threads:
+            thread.start()
+        start.wait()
+        started = time.perf_counter()
+        for thread in threads:
+            thread.join()
+        return {"seconds": time.perf_counter() - started}
+
+    def insert(self, *, distribution: str, batch: int, part: int, ids: int) -> Answer:
+        """An empty table takes keys: each new one gets its vector and its state."""
+        numbers = np.arange(ids) if distribution == "uniform" else self.inputs.rows(distribution, part, ids)
+        batches, table = cut(keys_at(numbers), batch), self._new_table()
+        answer = timed(lambda keys: table.assign(keys, 0), batches)
+        return {**answer, "inserted": len(table)}
+
+    def adagrad(self, **what: Any) -> Answer:
+        """A gradient for each id: equal keys are found and summed, rows looked up, one fused step."""
+        grads = gradients(what["batch"], self.dim)
+
+        def step(keys: NDArray[np.int64]) -> None:
+            unique, inverse = unique_inverse(keys)
+            summed = group_sum(grads[: len(keys)], inverse, len(unique))
+            rowwise_adagrad(self.table.values, self.table.state, self.table.find(unique), summed, LR)
+
+        return timed(step, self._keys(**what))
+
+    def adagrad_summed(self, **what: Any) -> Answer:
+        """The step alone: row numbers known, distinct, with summed gradients."""
+        grads = gradients(what["batch"], self.dim)
+        found = [self.table.find(keys_at(np.unique(rows))) for rows in self.inputs.batches(**what)]
+        return timed(
+            lambda rows: rowwise_adagrad(self.table.values, self.table.state, rows, grads[: len(rows)], LR), found
+        )
+
+
+CONTENDER = Ours

@@ -1,0 +1,87 @@
+"""What is compared with what, and the bar that each comparison has to pass."""
+
+from dataclasses import dataclass
+
+from tests.bench.table.inputs import DISTRIBUTIONS
+
+DIM = 32
+SMALL, LARGE = 4_096, 262_144
+IDS = 1 << 20  # ids a measurement: four large batches, or 256 small ones
+
+
+@dataclass(frozen=True)
+class Side:
+    """Who does what: a contender over so many keys, and its case."""
+
+    contender: str
+    case: str
+    scale: float = 1.0  # of the number of keys of the whole run
+    dim: int = DIM
+
+    @property
+    def place(self) -> tuple[str, float, int]:
+        """Sides of one comparison with the same place are one process."""
+        return self.contender, self.scale, self.dim
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One line of results for each distribution and batch."""
+
+    case: str
+    ours: Side
+    rival: Side
+    title: str  # of the rival
+    bar: float | None  # least ratio of our rate to the rival's
+    rounds: int = 7
+    distributions: tuple[str, ...] = DISTRIBUTIONS
+    batches: tuple[int, ...] = (SMALL, LARGE)
+    whole: bool = False  # a measurement takes as many ids as there are keys
+    fill: bool = True  # the contenders hold all keys beforehand
+
+
+KNOWN = "torch.index_select"
+DICT = "dict + NumPy rows"
+MANAGED = "TorchRec MCH"
+ADAGRAD = "torch.optim.Adagrad, sparse"
+
+PLAN = (
+    Comparison("lookup", Side("ours", "lookup"), Side("index_select", "lookup"), f"{KNOWN}, new tensor", 0.7),
+    Comparison("lookup", Side("ours", "lookup_out"), Side("index_select", "lookup_out"), f"{KNOWN}, out=", 0.7),
+    Comparison(
+        "lookup", Side("ours", "lookup_out"), Side("index_select", "lookup_out_huge"), f"{KNOWN}, out=, huge", None
+    ),
+    Comparison("lookup", Side("ours", "lookup"), Side("dict", "lookup"), f"{DICT}, new array", 8, 3),
+    Comparison("lookup", Side("ours", "lookup_out"), Side("dict", "lookup_out"), f"{DICT}, out=", 8, 3),
+    Comparison("lookup", Side("ours", "lookup"), Side("torchrec", "lookup"), f"{MANAGED}, whole module", 5, 5),
+    Comparison("find", Side("ours", "find"), Side("torchrec", "find"), f"{MANAGED}, remap alone", None, 5),
+    Comparison("insert", Side("ours", "insert"), Side("dict", "insert"), DICT, 8, 2, whole=True, fill=False),
+    Comparison(
+        "insert",
+        Side("ours", "insert"),
+        Side("dict", "insert_alone"),
+        "dict alone, no rows",
+        None,
+        2,
+        whole=True,
+        fill=False,
+    ),
+    Comparison("1 % new", Side("ours", "upsert"), Side("ours", "lookup"), "our pure lookup", 0.8),
+    Comparison("adagrad", Side("ours", "adagrad"), Side("torch_adagrad", "adagrad"), ADAGRAD, 3, 3),
+    Comparison(
+        "adagrad, sums known",
+        Side("ours", "adagrad_summed"),
+        Side("torch_adagrad", "adagrad_summed"),
+        ADAGRAD,
+        3,
+        3,
+    ),
+    Comparison("two threads", Side("ours", "two_threads"), Side("ours", "lookup_out"), "our one thread", 1.7),
+    Comparison(
+        "find, 64 x the keys",
+        Side("ours", "find", 8.0, 1),
+        Side("ours", "find", 0.125, 1),
+        "1/64 of the keys",
+        0.5,
+    ),
+)
