@@ -25,10 +25,10 @@ demo: env  ## generate a tiny log, run the whole loop over it, show what came ou
 	$(BIN)/ouzel demo
 
 test: env  ## the test suite, under 6 minutes on 2 cores
-	$(BIN)/pytest -q -n 2 --dist loadfile -m "not slow"
+	OUZEL_KAFKA_REQUIRED=1 $(BIN)/pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-long: env  ## the longer fault and soak runs; results are recorded in infra/docs
-	$(BIN)/pytest -q -m slow
+	OUZEL_KAFKA_REQUIRED=1 $(BIN)/pytest -q -m slow
 
 check: env  ## lint, format, types, import contract
 	$(BIN)/ruff check .

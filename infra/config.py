@@ -6,6 +6,7 @@ its path and the nearest name. `OUZEL_TIME__TICK_S=10` sets `time.tick_s`; a fla
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ from infra.errors import ConfigError
 from infra.ticks import Timeline
 
 ENV_PREFIX = "OUZEL_"
+# Tables whose keys are somebody else's names: dotted, in whatever nesting TOML or the environment gives them.
+FREE = ("log.kafka.client",)
+_SECRET = re.compile(r"password|passphrase|secret|key\.pem|oauthbearer\.config")
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,6 +63,25 @@ class TimeConfig(Section, frozen=True):
         )
 
 
+class KafkaConfig(Section, frozen=True):
+    """What a log at kafka:// needs beyond its address."""
+
+    # Copies of each partition of the topics that ouzel makes; 0: what the cluster does by default. With 3 or more,
+    # two of them must hold a record before it counts as durable.
+    replication: int = 0
+    # Codec of what ouzel writes: none, gzip, lz4, snappy or zstd. Every client reads gzip without an extra package.
+    compression: str = "none"
+    # Largest record, bytes: `max.message.bytes` of the topics that ouzel makes; larger versions travel in parts. Hosted
+    # clusters often allow 8 MiB and no more.
+    max_record_bytes: int = 8 << 20
+    # How long a call waits, and says so, while no broker answers, before it gives up, s. Reading and writing wait
+    # without end.
+    patience_s: float = 300.0
+    # Client settings by librdkafka's names, passed on as they are: "security.protocol" = "SASL_SSL", … Secrets come
+    # from the environment alone (`OUZEL_LOG__KAFKA__CLIENT__SASL__PASSWORD`); run folders do not keep them.
+    client: dict[str, str | int | float | bool] = msgspec.field(default_factory=dict)
+
+
 class LogConfig(Section, frozen=True):
     # Partitions of `events` and `examples`. More let more joiners run side by side; each costs records and fsyncs.
     partitions: int = 2
@@ -70,6 +93,7 @@ class LogConfig(Section, frozen=True):
     # Records are buffered up to this many bytes, or this long (wall s), before they are written and fsynced together.
     flush_bytes: int = 4 << 20
     flush_s: float = 0.05
+    kafka: KafkaConfig = msgspec.field(default_factory=KafkaConfig)
 
 
 class ReplayConfig(Section, frozen=True):
@@ -209,7 +233,8 @@ def load_config(
     for name, value in sorted((os.environ if env is None else env).items()):
         if name.startswith(ENV_PREFIX) and "__" in name:
             keys = name[len(ENV_PREFIX) :].lower().split("__")
-            _merge(tree, _nest(keys, _value(value)), where=f"environment {name}")
+            free = ".".join(keys).startswith(FREE)  # a password is a text, also where it looks like a number
+            _merge(tree, _nest(keys, value if free else _value(value)), where=f"environment {name}", secrets=True)
     for text in overrides:
         key, sep, value = text.partition("=")
         if not sep:
@@ -224,9 +249,12 @@ def load_config(
 
 
 def dump_config(config: Config) -> str:
-    """The configuration as TOML, readable by `load_config`: what a run folder keeps of it."""
+    """The configuration as TOML, readable by `load_config`: what a run folder keeps of it, so without secrets."""
     lines: list[str] = []
-    _dump(msgspec.to_builtins(config), (), lines)
+    tree = msgspec.to_builtins(config)
+    client = tree["log"]["kafka"]["client"]
+    tree["log"]["kafka"]["client"] = {name: value for name, value in client.items() if not _SECRET.search(name)}
+    _dump(tree, (), lines)
     return "\n".join(lines) + "\n"
 
 
@@ -250,7 +278,24 @@ def _nest(keys: Sequence[str], value: Any) -> dict[str, Any]:
     return {keys[0]: _nest(keys[1:], value) if len(keys) > 1 else value}
 
 
-def _merge(tree: dict[str, Any], more: Mapping[str, Any], *, where: str, path: str = "") -> None:
+def flatten(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """`{"sasl": {"password": x}}` as `{"sasl.password": x}`."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{path}.{key}" if path else key
+        flat.update(flatten(value, name) if isinstance(value, Mapping) else {name: value})
+    return flat
+
+
+def _merge_free(tree: dict[str, Any], more: Mapping[str, Any], *, where: str, path: str, secrets: bool) -> None:
+    for name, value in flatten(more).items():
+        if _SECRET.search(name) and not secrets:
+            variable = ENV_PREFIX + f"{path}.{name}".upper().replace(".", "__")
+            raise ConfigError(f'{where}: {path}."{name}" is a secret: give it in the environment, as {variable}')
+        tree[name] = value
+
+
+def _merge(tree: dict[str, Any], more: Mapping[str, Any], *, where: str, path: str = "", secrets: bool = False) -> None:
     for key, value in more.items():
         full = f"{path}.{key}" if path else key
         if key not in tree:
@@ -260,7 +305,8 @@ def _merge(tree: dict[str, Any], more: Mapping[str, Any], *, where: str, path: s
         if isinstance(tree[key], dict):
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{where}: {full} is a section, not a value")
-            _merge(tree[key], value, where=where, path=full)
+            merge = _merge_free if full in FREE else _merge
+            merge(tree[key], value, where=where, path=full, secrets=secrets)
         elif isinstance(value, Mapping):
             raise ConfigError(f"{where}: {full} is a value, not a section")
         else:

@@ -29,6 +29,9 @@ def reference() -> str:
     for section, values in defaults.items():
         owner = f"{section.capitalize()}Config"
         parts.append(f"\n## [{section}]\n\n{_table(values, comments[owner])}")
+        for name, inner in values.items():
+            if isinstance(inner, dict) and (inside := comments.get(f"{name.capitalize()}Config")):
+                parts.append(f"\n## [{section}.{name}]\n\n{_table(inner, inside)}")
         if section == "model":
             first = next(iter(values["slots"].values()))
             parts.append(
@@ -40,7 +43,7 @@ def reference() -> str:
 
 
 def _table(values: dict[str, Any], comments: dict[str, str]) -> str:
-    rows = [f"| `{k}` | `{_shown(v)}` | {comments[k]} |" for k, v in values.items() if not isinstance(v, dict)]
+    rows = [f"| `{k}` | `{_shown(v)}` | {comments[k]} |" for k, v in values.items() if not (isinstance(v, dict) and v)]
     return "\n".join(["| key | default | |", "| --- | --- | --- |", *rows]) + "\n"
 
 

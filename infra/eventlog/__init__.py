@@ -30,8 +30,15 @@ __all__ = [
 
 
 def open_log(url_or_path: str | Path, config: LogConfig) -> EventLog:
-    """Open (or make) the log at a folder of this machine. ConfigError for addresses of logs that are not built in."""
+    """Open (or make) the log at a folder of this machine, or at `kafka://host:port/prefix`.
+
+    ConfigError for another kind of address, or one that is written wrongly; RetryableError where nobody answers.
+    """
     where = str(url_or_path)
+    if where.startswith("kafka://"):
+        from infra.eventlog.kafka import KafkaLog  # the client library is loaded only where it is used
+
+        return KafkaLog(where, config)
     if "://" in where:
-        raise ConfigError(f"{where}: only folders hold an event log in this release; give a path")
+        raise ConfigError(f"{where}: a log lies in a folder, or at kafka://host:port/prefix")
     return EmbeddedLog(where, config)

@@ -2,8 +2,8 @@
 
 The law: what a reader sees is durable, stays, and is seen by every reader in the same order under the same offsets.
 A record gets its offset when it is flushed, not when it is appended. Delivery to a named reader is at least once: it
-starts again at what it *committed*; what it has *read* is back-pressure's business alone. Kafka keeps the same law, so
-that a second implementation passes the same contract tests.
+starts again at what it *committed*; what it has *read* is back-pressure's business alone. Both
+implementations, files (`log`) and Kafka (`kafka`), pass the same contract tests.
 """
 
 import time
@@ -86,6 +86,14 @@ class Reader(Protocol):
 class EventLog(Protocol):
     """Topics by name. Safe to open from many processes at once."""
 
+    @property
+    def max_record_bytes(self) -> int:
+        """Most bytes that value, key and meta of one record may have together; larger values travel in parts."""
+
+    @property
+    def waiting_s(self) -> float:
+        """How long nothing has answered, s (brokers that are away); 0 while the log works."""
+
     def create_topic(self, topic: str, partitions: int) -> None:
         """Create a topic, or do nothing where it exists. Another partition count is a ConfigError."""
 
@@ -103,6 +111,9 @@ class EventLog(Protocol):
     def end_offset(self, topic: str, partition: int) -> int:
         """Offset that the next record will get: one past the newest durable record."""
 
+    def offset_at(self, topic: str, partition: int, timestamp_ms: int) -> int:
+        """Offset of the first record at or after a time, else the end offset. Times need not ascend."""
+
     def last_record(self, topic: str, partition: int) -> Record | None:
         """The newest durable record, if any is kept."""
 
@@ -116,9 +127,10 @@ class EventLog(Protocol):
         """Remove a registration, so that retention and back-pressure stop waiting for it."""
 
     def retain(self, topic: str, *, before_ms: int) -> int:
-        """Drop the oldest whole segments whose records are all older than `before_ms` and committed by every reader.
+        """Drop the oldest whole pieces whose records are all older than `before_ms` and committed by every reader.
 
-        Returns the number of segments dropped. The newest segment of a partition always stays.
+        A piece is a segment of the embedded log, a record on Kafka. Returns the number of pieces dropped. The newest
+        piece of a partition always stays: writers go on from the last record.
         """
 
     def close(self) -> None:

@@ -24,10 +24,11 @@ from infra.errors import ConfigError, RetryableError
 from infra.eventlog.base import Record
 from infra.eventlog.cursor import Cursor, last_record
 from infra.eventlog.filesystem import FileSystem, write_new_file
+from infra.eventlog.frames import MAX_FRAME_BYTES, frame_bytes
 from infra.eventlog.partition import LOCK_WAIT_S, Partition, create_partition
 from infra.eventlog.positions import Positions, create_positions, forget_positions
 from infra.eventlog.reader import EmbeddedReader
-from infra.eventlog.retention import drop_segments
+from infra.eventlog.retention import drop_segments, offset_at
 from infra.eventlog.topics import MAX_PARTITIONS, Topic, check_name, decode_topic
 from infra.eventlog.writer import EmbeddedWriter
 
@@ -53,6 +54,14 @@ class EmbeddedLog:
         if not self._fs.exists(self._root):
             self._fs.make_folder(self._root)
             self._fs.sync_folder(os.path.dirname(os.path.abspath(self._root)))
+
+    @property
+    def max_record_bytes(self) -> int:
+        return MAX_FRAME_BYTES - frame_bytes(0, 0, 0)
+
+    @property
+    def waiting_s(self) -> float:
+        return 0.0
 
     def create_topic(self, topic: str, partitions: int) -> None:
         check_name("topic", topic)
@@ -127,6 +136,9 @@ class EmbeddedLog:
 
     def end_offset(self, topic: str, partition: int) -> int:
         return self._view(topic, partition).highwater.next_offset()
+
+    def offset_at(self, topic: str, partition: int, timestamp_ms: int) -> int:
+        return offset_at(self._view(topic, partition), timestamp_ms)
 
     def last_record(self, topic: str, partition: int) -> Record | None:
         return last_record(self._view(topic, partition))

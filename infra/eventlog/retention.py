@@ -1,9 +1,10 @@
-"""Retention: drops whole segments from the old end of a partition.
+"""Times in a partition: retention, which drops whole segments from the old end, and the first offset at a time.
 
 Oldest first, one at a time, so that a crash in between leaves a shorter log and never a hole. The newest segment
 stays: it holds the next offset.
 """
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 from infra.eventlog import frames
@@ -25,18 +26,34 @@ def drop_segments(partition: Partition, upto: int, before_ms: int) -> int:
     return dropped
 
 
+def offset_at(partition: Partition, timestamp_ms: int) -> int:
+    """First offset whose record is at or after a time, else the end; reads the headers of everything before it."""
+    end = partition.highwater.next_offset()
+    bases = partition.segments()
+    for base, stop in pairwise([*bases, end]):
+        for offset, found_ms in _times(partition, base, stop):
+            if found_ms >= timestamp_ms:
+                return offset
+    return end
+
+
 def _newest_ms(partition: Partition, base: int, end: int) -> int:
-    """The largest timestamp of a segment; read from frame headers alone."""
+    """The largest timestamp of a segment."""
+    return max((found_ms for _, found_ms in _times(partition, base, end)), default=-(1 << 63))
+
+
+def _times(partition: Partition, base: int, end: int) -> Iterator[tuple[int, int]]:
+    """(offset, timestamp) of each record of a segment; read from frame headers alone."""
     fs, path = partition.fs, partition.segment_path(base)
     fd = fs.open(path)
-    newest, offset, position = -(1 << 63), base, SEGMENT_HEADER_BYTES
+    offset, position = base, SEGMENT_HEADER_BYTES
     try:
         while offset < end:
             data = fs.pread(fd, READ_BYTES, position)
             at = 0
             while offset < end and (at == 0 or at + frames.FRAME_HEADER_BYTES <= len(data)):
                 size, timestamp_ms = frames.peek(data, at, offset)
-                newest = max(newest, timestamp_ms)
+                yield offset, timestamp_ms
                 at += size
                 offset += 1
             position += at
@@ -44,4 +61,3 @@ def _newest_ms(partition: Partition, base: int, end: int) -> int:
         raise partition.corrupt(path, error) from error
     finally:
         fs.close(fd)
-    return newest

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from infra.config import KafkaConfig
 from infra.errors import ConfigError
 from infra.eventlog import TOPICS, create_topics, wait_for_readers
 
@@ -261,6 +262,38 @@ def test_the_last_record_is_found(opened):
         assert bytes(opened().last_record("t", 0).value) == b"%d" % number
 
 
+def test_a_time_has_an_offset(opened):
+    log = opened(segment_bytes=200)
+    log.create_topic("t", 1)
+    assert log.offset_at("t", 0, 5) == 0
+    writer = log.writer("t")
+    for timestamp_ms in (1_000, 2_000, 1_500, 4_000, 3_000):
+        writer.append(0, bytes(90), timestamp_ms=timestamp_ms)
+    writer.close()
+    asked = (-1, 1_000, 1_001, 2_001, 4_000, 4_001)
+    assert [log.offset_at("t", 0, timestamp_ms) for timestamp_ms in asked] == [0, 0, 1, 3, 3, 5]
+    with pytest.raises(ValueError, match="partition 1"):
+        log.offset_at("t", 1, 0)
+
+
+def test_a_record_has_a_largest_size(opened):
+    log = opened(kafka=KafkaConfig(max_record_bytes=100_000))
+    log.create_topic("t", 1)
+    writer = log.writer("t")
+    if log.max_record_bytes < 1 << 20:
+        writer.append(0, bytes(log.max_record_bytes - 5), key=b"key", meta=b"me", timestamp_ms=1)
+        writer.flush()
+        assert len(log.last_record("t", 0).value) == log.max_record_bytes - 5
+    with pytest.raises(ValueError, match="cut it into parts"):
+        writer.append(0, bytes(log.max_record_bytes + 1), timestamp_ms=1)
+    assert writer.pending_bytes == 0
+
+
+def test_a_log_that_works_waits_for_nobody(log):
+    put(log, [b"a"])
+    assert log.waiting_s == 0
+
+
 def test_read_checks_its_offset_and_ends_at_the_end(log):
     put(log, [b"a", b"b", b"c"])
     assert [r.offset for r in log.read("t", 0, 1, max_records=1)] == [1]
@@ -307,7 +340,8 @@ def test_retention_drops_old_segments_that_every_reader_has_committed(opened):
         log.read("t", 0, start - 1)
 
 
-def test_retention_keeps_the_newest_segment_and_the_next_offset(opened):
+def test_retention_keeps_the_newest_piece_and_the_next_offset(opened):
+    """Of the embedded log a segment, which `segment_bytes=1` makes a record; on Kafka always a record."""
     log = opened(segment_bytes=1)
     log.create_topic("t", 1)
     put(log, [b"a", b"b", b"c"])

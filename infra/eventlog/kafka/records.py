@@ -1,0 +1,57 @@
+"""A record of the log as a Kafka message, and back.
+
+    key                       the key; null for an empty one
+    value                     the value
+    timestamp (CreateTime)    `timestamp_ms`, clamped to [1 ms, year 9999]: below, brokers refuse or say "now"
+    header `ouzel-meta`       `meta`, where it is not empty; it carries the schema version
+    header `ouzel-timestamp`  `timestamp_ms` in decimal, only where the clamp changed it
+
+Other producers' messages read the same way: no headers is an empty `meta`. In a topic with LogAppendTime the broker's
+time is the record's, whatever its writer said.
+"""
+
+from typing import Any
+
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME
+
+from infra.eventlog.base import Record
+
+META = "ouzel-meta"
+TIMESTAMP = "ouzel-timestamp"
+MIN_TIME_MS = 1
+MAX_TIME_MS = 253_402_300_799_999  # the end of year 9999
+# What a batch of one record adds to its bytes: 61 bytes of batch, 70 at most of lengths, our header names.
+FRAME_BYTES = 256
+
+
+def wire_time(timestamp_ms: int) -> int:
+    """The timestamp that the broker sees."""
+    return min(max(timestamp_ms, MIN_TIME_MS), MAX_TIME_MS)
+
+
+def headers_of(timestamp_ms: int, meta: bytes) -> list[tuple[str, bytes]] | None:
+    """Headers of a record; None for none."""
+    if wire_time(timestamp_ms) == timestamp_ms:
+        return [(META, meta)] if meta else None
+    exact = (TIMESTAMP, str(timestamp_ms).encode())
+    return [(META, meta), exact] if meta else [exact]
+
+
+def record_of(message: Any) -> Record:
+    """The record that a confluent_kafka.Message carries."""
+    kind, timestamp_ms = message.timestamp()
+    meta = b""
+    for name, value in message.headers() or ():
+        if name == META:
+            meta = value or b""
+        elif name == TIMESTAMP and kind != TIMESTAMP_LOG_APPEND_TIME and value and len(value) <= 20:
+            timestamp_ms = _number(value, timestamp_ms)
+    return Record(message.offset(), timestamp_ms, message.key() or b"", meta, message.value() or b"")
+
+
+def _number(text: bytes, otherwise: int) -> int:
+    """Anyone may write a header of our name: what is no number is ignored."""
+    try:
+        return int(text)
+    except ValueError:
+        return otherwise
