@@ -110,7 +110,7 @@ class CuckooIndex:
 
 def _buckets_for(keys: int) -> int:
     """The power of two, at least 2, that holds so many keys below the maximal load."""
-    return 1 << int(keys / (bk.MAX_LOAD * bk.WAYS)).bit_length() if keys > 1 else 2
+    return 1 << max(1, int(keys / (bk.MAX_LOAD * bk.WAYS)).bit_length())  # one bucket has no other
 
 
 def _memory(buckets: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

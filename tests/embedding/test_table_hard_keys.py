@@ -118,6 +118,15 @@ def test_the_smallest_index_takes_any_eight_keys() -> None:
         assert (index.places, index.head[4]) == (10, 1)
 
 
+def test_an_index_made_for_a_few_keys_has_both_buckets_of_each() -> None:
+    """One that was made for two to four keys once had a single bucket, and a key's other one lay beyond its memory."""
+    for hint in range(12):
+        index = CuckooIndex("few", hint)
+        assert index.places >= max(10, hint)
+        index.set(np.arange(hint), np.arange(hint, dtype=np.int32))
+        assert index.find(np.arange(12)).tolist() == [*range(hint), *[-1] * (12 - hint)]
+
+
 @pytest.mark.parametrize("kind", ["zipf", "one key at half", "random"])
 def test_a_million_keys_agree_with_a_dict(kind: str) -> None:
     rng, n = np.random.default_rng(11), 1_000_000
