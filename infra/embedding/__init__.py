@@ -4,8 +4,10 @@ from infra.embedding.base import Rows, Table
 from infra.embedding.cuckoo import EmbeddingTable
 from infra.embedding.gather import group_sum, unique_inverse
 from infra.embedding.initial import initial_vectors
+from infra.embedding.layout import Segment
 from infra.embedding.policy import Counts, Memory, Policy
 from infra.embedding.reference import DictTable
+from infra.embedding.segments import SegmentedTable
 from infra.embedding.serving import ServingTable, TableView
 
 __all__ = [
@@ -15,6 +17,8 @@ __all__ = [
     "Memory",
     "Policy",
     "Rows",
+    "Segment",
+    "SegmentedTable",
     "ServingTable",
     "Table",
     "TableView",

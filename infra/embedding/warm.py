@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from infra.compiling import Compiling, announced, to_stderr
 from infra.embedding.cuckoo import EmbeddingTable
 from infra.embedding.gather import group_sum, unique_inverse
+from infra.embedding.layout import Segment
+from infra.embedding.segments import SegmentedTable
 from infra.embedding.serving import ServingTable
 from infra.embedding.stored import PRECISIONS
 
@@ -40,6 +42,8 @@ def _train(keys: NDArray[np.int64]) -> None:
     twin = table.copy()
     twin.clear()
     twin.put(*table.export())
+    segments = (Segment("bias", 1, 0.0, 0, ()), Segment("vector", 2, 0.1, 0, (), admit_after=2))
+    SegmentedTable(slot="warm", segments=segments, max_rows=4 * KEYS).assign(keys, tick=0)
 
 
 def _serve(keys: NDArray[np.int64]) -> None:

@@ -167,3 +167,12 @@ def test_each_rule_is_compiled_once():
     rule.apply(values, state, np.arange(3)[::-1], np.ones((3, 16), np.float32)[:, ::2], at=4, dim=4, lr=np.float32(0.5))
     rule.apply(values, state, np.arange(3, dtype=np.int32), np.ones((3, 8), np.float32), lr=2)
     assert len(kernels.adagrad.signatures) == 1
+
+
+def test_warming_leaves_nothing_to_compile():
+    from trainer.rules import kernels
+    from trainer.rules.warm import warm
+
+    warm(lambda line: None)
+    for kind in RULES.values():
+        assert len(getattr(kernels, kind.name.replace("-", "_")).signatures) == 1
