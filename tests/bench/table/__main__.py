@@ -47,12 +47,12 @@ def main() -> None:
         parser.exit(1, f"{TORCHREC}: no TorchRec there; `make bench-table` installs it, or leave it out with --case\n")
     warm(console.print)
     about = machine()
-    records = []
+    records: list[dict[str, Any]] = []
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     for record in run(plan, options.keys, options.rounds, say):
         records.append({**record, **about})
         say(line(record))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(records, indent=1))
+        options.out.write_text(json.dumps(records, indent=1))  # as they come: who stops it keeps what there is
     show(console, records)
     console.print(f"{NOT_SHOWN}\n{time.monotonic() - started:.0f} s; written: {options.out}", highlight=False)
 

@@ -63,6 +63,7 @@ PLAN = (
         "dict alone, no rows",
         None,
         2,
+        distributions=("uniform",),
         whole=True,
         fill=False,
     ),
