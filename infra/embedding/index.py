@@ -1,33 +1,47 @@
-"""An index that grows: which buckets there are, how they are seeded, and when they are made anew.
+"""An index that grows: how many buckets there are, how they are seeded, and when they are made anew.
 
-An insert fails at a high load, and the index then doubles; or far below that, on keys that collide by accident or by
-design, and the index is then hashed anew with the next seeds: crafted keys cost their maker more than they cost the
-table. Seeds are a function of (name, times hashed), so a run repeats itself, and nothing outside depends on them.
+Buckets lie in reserved memory (see `slab`) and split in place, a bounded number of them per call, so that growing never
+makes anyone wait (infra/docs/decisions/0005) and the load stays near `max_load`. An insert that fails below that load
+met keys that collide by accident, in an index of a few buckets, or by design; the index is then hashed anew with the
+next seeds: crafted keys cost their maker more than they cost the table. Seeds are a function of (name, times hashed),
+so a run repeats itself, and nothing outside depends on them.
 """
 
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from infra.embedding import buckets as bk
+from infra.embedding.bucket import PAIR_WORDS
+from infra.embedding.displace import SEARCH, TREE, split_pairs
+from infra.embedding.slab import MAX_ROWS, reserve
 
-MIN_LOAD = 0.5  # a failed insert below this is the keys' doing: new seeds before more memory …
-MAX_RESEEDS = 4  # … this often in a row, then twice the buckets after all
+MAX_LOAD = 0.9  # of all places; see decision 0005 for what 0.85 and 0.95 cost
+MAX_RESEEDS = 4  # new seeds this often for the same number of keys, then twice the buckets after all
+PACE = 2  # keys that a split makes room for, until all pairs have split: between two powers of two the load is lower
+_MAX_SPLITS = 4096  # pairs split in one call: 0.3 ms
+_CHUNK = 4096  # pairs listed at a time
 
 
 class CuckooIndex:
-    """int64 key → int32 row. The layout of `words`, `cells` and `head` is drawn in `buckets`."""
+    """int64 key → int32 row. The layout of `words`, `cells` and `head` is drawn in `bucket`."""
 
-    __slots__ = ("_name", "cells", "head", "words")
+    __slots__ = ("_max_keys", "_max_load", "_name", "_reseeded", "cells", "head", "words")
 
-    words: NDArray[np.int64]
+    words: NDArray[np.int64]  # all that is reserved; the buckets are its first 16 words a pair
     cells: NDArray[np.int32]
 
-    def __init__(self, name: str, capacity_hint: int = 0) -> None:
-        self._name = name
-        self.head = np.zeros(5, np.int64)
-        self._begin(_buckets_for(capacity_hint))
+    def __init__(
+        self, name: str, capacity_hint: int = 0, *, max_keys: int = MAX_ROWS, max_load: float = MAX_LOAD
+    ) -> None:
+        if not 0 < max_load <= 1:
+            raise ValueError(f"index {name!r}: max_load {max_load} is no share of all places")
+        self._name, self._max_keys, self._max_load = name, max_keys, max_load
+        self._reseeded = (-1, 0)  # (keys present, how often it was hashed anew for them)
+        self.head = np.zeros(TREE + SEARCH, np.int64)
+        self._begin(self._pairs_for(capacity_hint))
 
     def __len__(self) -> int:
         return int(self.head[3])
@@ -35,7 +49,12 @@ class CuckooIndex:
     @property
     def places(self) -> int:
         """Keys that the buckets could hold if every place were used."""
-        return (int(self.head[0]) + 1) * bk.WAYS
+        return int(self.head[0]) * 2 * bk.WAYS
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buckets."""
+        return int(self.head[0]) * PAIR_WORDS * 8
 
     def find(self, keys: NDArray[np.int64]) -> NDArray[np.int32]:
         """Row of each key, -1 where absent."""
@@ -55,8 +74,8 @@ class CuckooIndex:
 
     def expect(self, keys: int) -> None:
         """Make room for a first batch at once instead of step by step; nothing where there are keys already."""
-        if not len(self) and keys > bk.MAX_LOAD * self.places:
-            self._begin(_buckets_for(keys))
+        if not len(self) and keys > self.head[5]:
+            self._begin(self._pairs_for(keys))
 
     def drop(self, keys: NDArray[np.int64]) -> NDArray[np.int32]:
         """Forget keys; the rows of those that were present."""
@@ -65,57 +84,105 @@ class CuckooIndex:
 
     def items(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """All keys, sorted, and their rows."""
-        keys, rows = self._items()
+        keys, rows = self.listing()
         order = np.argsort(keys)
         return keys[order], rows[order]
 
+    def listing(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """All keys and their rows, in no order that means anything."""
+        return self._list(0, int(self.head[0]))
+
+    def chunks(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int32]]]:
+        """All keys and their rows in pieces of bounded size, in no order that means anything.
+
+        A key that is set or dropped between two pieces may come or not, and twice where buckets split meanwhile.
+        """
+        for lo in range(0, int(self.head[0]), _CHUNK):
+            yield self._list(lo, min(lo + _CHUNK, int(self.head[0])))
+
     def grow(self) -> None:
-        """Make room for at least one key more: twice the buckets, or new seeds where few keys collide much."""
-        keys, rows = self._items()
-        old = np.empty(len(keys), np.int32)
-        buckets = int(self.head[0]) + 1
-        reseeds = MAX_RESEEDS if len(keys) < MIN_LOAD * buckets * bk.WAYS else 0
-        while True:
-            buckets *= 1 if reseeds > 0 else 2
-            reseeds -= 1
-            self._begin(buckets)
-            if bk.set_rows(self.words, self.cells, self.head, keys, rows, old, 0) == len(keys):
-                return
+        """Make room for one key more, where the last insert found none. A retry may have to call it again.
+
+        Some pairs split, a sixteenth of them but few enough to take well under a millisecond. Or, where an insert
+        failed below the load, all keys are hashed anew.
+        """
+        pairs = int(self.head[0])
+        if len(self) >= self.head[5]:
+            self._split(min(max(pairs // 16, 8), _MAX_SPLITS))
+            return
+        keys, times = self._reseeded
+        times = times + 1 if keys == len(self) else 1
+        self._reseeded = (len(self), times)
+        self._rehash(pairs if times <= MAX_RESEEDS else 2 * pairs)
+
+    def compact(self) -> None:
+        """Give back the memory of buckets that the keys present no longer need, by hashing all of them anew."""
+        if 2 * (pairs := self._pairs_for(len(self))) <= self.head[0]:
+            self._rehash(pairs)
 
     def copy(self) -> "CuckooIndex":
         """An independent index with the same keys in the same places."""
-        twin = CuckooIndex(self._name)
-        twin.words, twin.cells = _memory(int(self.head[0]) + 1)
-        twin.words[:] = self.words
+        twin = CuckooIndex(self._name, max_keys=self._max_keys, max_load=self._max_load)
+        twin._resize(int(self.head[0]))
+        used = int(self.head[0]) * PAIR_WORDS
+        twin.words[:used] = self.words[:used]
         twin.head[:] = self.head
         return twin
 
     def clear(self) -> None:
         """Forget all keys; keep the size."""
-        self._begin(int(self.head[0]) + 1)
+        self._begin(int(self.head[0]))
 
-    def _items(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        keys, rows = np.empty(len(self), np.int64), np.empty(len(self), np.int32)
-        bk.list_rows(self.words, self.cells, keys, rows)
-        return keys, rows
+    def _list(self, lo: int, hi: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Keys and rows of the pairs [lo, hi)."""
+        most = min(len(self), (hi - lo) * 2 * bk.WAYS)
+        keys, rows = np.empty(most, np.int64), np.empty(most, np.int32)
+        words, cells = self.words[lo * PAIR_WORDS : hi * PAIR_WORDS], self.cells[lo * 32 : hi * 32]
+        n = bk.list_rows(words, cells, keys, rows)
+        return keys[:n], rows[:n]
 
-    def _begin(self, buckets: int) -> None:
+    def _split(self, count: int) -> None:
+        """`count` pairs more, in place."""
+        if (int(self.head[0]) + count) * PAIR_WORDS > len(self.words):
+            used = self.words[: int(self.head[0]) * PAIR_WORDS]
+            self._resize(2 * int(self.head[0]) + count)
+            self.words[: len(used)] = used
+        split_pairs(self.words, self.cells, self.head, count)
+        self.head[5] = self._limit(int(self.head[0]))
+
+    def _rehash(self, pairs: int) -> None:
+        """All keys in so many pairs, with new seeds; more pairs where even those do not take them."""
+        keys, rows = self.listing()
+        old = np.empty(len(keys), np.int32)
+        while True:
+            self._begin(pairs)
+            if bk.set_rows(self.words, self.cells, self.head, keys, rows, old, 0) == len(keys):
+                return
+            pairs += pairs // 8 + 1
+
+    def _begin(self, pairs: int) -> None:
         """Empty buckets, with the next seeds."""
-        self.words, self.cells = _memory(buckets)
+        self._resize(pairs)
         times = int(self.head[4]) + 1
         raw = hashlib.blake2b(f"index/{self._name}/{times}".encode(), digest_size=16).digest()
         seed, odd = np.frombuffer(raw, "<i8").tolist()
-        self.head[:] = buckets - 1, seed, odd | 1, 0, times
+        self.head[:7] = pairs, seed, odd | 1, 0, times, self._limit(pairs), (1 << (pairs - 1).bit_length()) - 1
 
+    def _limit(self, pairs: int) -> int:
+        """Keys that so many pairs take before more are made."""
+        whole = 1 << (pairs.bit_length() - 1)
+        return int(self._max_load * 2 * bk.WAYS * whole) + PACE * (pairs - whole)
 
-def _buckets_for(keys: int) -> int:
-    """The power of two, at least 2, that holds so many keys below the maximal load."""
-    return 1 << max(1, int(keys / (bk.MAX_LOAD * bk.WAYS)).bit_length())  # one bucket has no other
+    def _resize(self, pairs: int) -> None:
+        """Reserve zeros for this many pairs, and as many as the keys that are allowed may come to need."""
+        most = max(pairs, self._pairs_for(2 * self._max_keys))
+        self.words = reserve((most * PAIR_WORDS,), np.int64)
+        self.cells = self.words.view(np.int32)
 
-
-def _memory(buckets: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Zeroed words and cells; a bucket is one cache line only because the first one begins on one."""
-    raw = np.zeros(buckets * 8 + 7, np.int64)
-    skip = (-raw.ctypes.data // 8) % 8
-    words = raw[skip : skip + buckets * 8]
-    return words, words.view(np.int32)
+    def _pairs_for(self, keys: int) -> int:
+        """The fewest pairs that take so many keys."""
+        whole = 1
+        while self._limit(2 * whole) <= keys:
+            whole *= 2
+        short = max(0, keys - self._limit(whole))
+        return min(2 * whole, whole - (-short // PACE))

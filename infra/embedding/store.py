@@ -71,7 +71,7 @@ class RowStore:
         high = self._heap.high
         kept = self.last_seen.itemsize + 8 * bool(len(self._row_keys)) + 4 * bool(len(self._frequency))
         return Memory(
-            index=self._index.words.nbytes,
+            index=self._index.nbytes,
             rows=4 * high * self.dim,
             state=4 * high * self.state_dim,
             bookkeeping=high * kept + 4 * int(self._heap.head[1]) + self._bounds.nbytes,
@@ -89,7 +89,7 @@ class RowStore:
     def _pack(self) -> int:
         """Renumber rows as [0, n) and give the memory behind them back; how many numbers that saves."""
         high, n = self._heap.high, len(self._index)
-        keys, rows = self._index._items()
+        keys, rows = self._index.listing()
         taken = np.zeros(high, np.bool_)
         taken[rows] = True
         movers = rows >= n

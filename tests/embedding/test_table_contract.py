@@ -277,12 +277,12 @@ class ReadInserts(EmbeddingTable):
 
 
 class LosesAKeyWhenItGrows(EmbeddingTable):
-    """Hashing anew forgets one key: what a displacement without a place would do."""
+    """Growth forgets one key: what a displacement without a place would do."""
 
     def assign(self, keys: np.ndarray, tick: int) -> np.ndarray:
-        before = int(self._index.head[4])
+        before = self._index.places
         rows = super().assign(keys, tick)
-        if self._index.head[4] != before:
+        if self._index.places != before:
             self._index.drop(self._index.items()[0][:1])
         return rows
 
