@@ -5,7 +5,6 @@ appears exactly when something is compiled, and never where everything came from
 files.
 """
 
-import functools
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -62,9 +61,3 @@ def announced(say: Callable[[str], None] = to_stderr) -> Iterator[Compiling]:
         event.unregister(KIND, listener)  # type: ignore[no-untyped-call]
         if listener.kernels:
             say(f"compiled {len(listener.kernels)} kernels in {listener.seconds:.1f} s")
-
-
-@functools.cache
-def announce_always() -> None:
-    """From now on and once for all say on stderr what this process compiles: for those who use a table as a library."""
-    event.register(KIND, Compiling(to_stderr))  # type: ignore[no-untyped-call]

@@ -15,6 +15,7 @@ from infra.compiling import Compiling, announced, to_stderr
 from infra.embedding.cuckoo import EmbeddingTable
 from infra.embedding.gather import group_sum, unique_inverse
 from infra.embedding.layout import Segment
+from infra.embedding.policy import Policy
 from infra.embedding.segments import SegmentedTable
 from infra.embedding.serving import ServingTable
 from infra.embedding.stored import PRECISIONS
@@ -27,6 +28,7 @@ def warm(say: Callable[[str], None] = to_stderr) -> Compiling:
     with announced(say) as compiling:
         keys = np.arange(KEYS, dtype=np.int64)
         _train(keys)
+        _lose(keys)
         _serve(keys)
     return compiling
 
@@ -44,6 +46,26 @@ def _train(keys: NDArray[np.int64]) -> None:
     twin.put(*table.export())
     segments = (Segment("bias", 1, 0.0, 0, ()), Segment("vector", 2, 0.1, 0, (), admit_after=2))
     SegmentedTable(slot="warm", segments=segments, max_rows=4 * KEYS).assign(keys, tick=0)
+
+
+def _lose(keys: NDArray[np.int64]) -> None:
+    """Counting, drawing, expiry, and eviction of each kind."""
+    budget = 40 * KEYS  # less than the keys need
+    for policy in (
+        Policy(admit_after=2, admit_window_ticks=1, expiry_ticks=1, sketch_bytes=256),
+        Policy(admit_probability=0.9, byte_budget=budget, evict="least-recent"),
+        Policy(byte_budget=budget, evict="least-frequent"),
+        Policy(byte_budget=budget, evict="smallest-norm"),
+    ):
+        table = EmbeddingTable(slot="warm", dim=2, init_scale=0.1, max_rows=4 * KEYS, policy=policy)
+        for tick in range(3):
+            table.assign(keys[: KEYS // 2] + tick * KEYS, tick, np.full(KEYS // 2, 2, np.int64))
+        table.lookup(keys[: len(table)])
+        table.advance(9)
+        table.take_tombstones()
+        table.sweep()
+        table.compact()
+        table.export()
 
 
 def _serve(keys: NDArray[np.int64]) -> None:
