@@ -36,6 +36,9 @@ COMMANDS: dict[str, Command] = {
     "join": Command("stream.commands", "join", "join impressions with engagements; keep the archive"),
     "train": Command("trainer.commands", "train", "learn each tick and publish it as a version"),
     "retrain": Command("trainer.commands", "retrain", "the nightly retrain: each day as it completes, or one --day"),
+    "experiment": Command(
+        "trainer.experiments.commands", "experiment", "repeat a published experiment, beside what this replaces"
+    ),
     "serve": Command("serving.commands", "serve", "a replica behind HTTP: rank, events, health, metrics"),
     "evaluate": Command("serving.commands", "evaluate", "score every impression with the version that served it"),
     "report": Command("serving.commands", "report", "report.json and report.html of a run"),

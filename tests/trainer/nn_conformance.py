@@ -23,6 +23,8 @@ from trainer.nn import (
 )
 from trainer.rules import Rule
 
+torch.set_num_threads(1)  # two threads that share a core wait for each other by spinning
+
 DIM = 6
 Make = Callable[..., SparseEmbedding]
 ARMS: dict[str, Make] = {

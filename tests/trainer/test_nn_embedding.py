@@ -23,6 +23,8 @@ from trainer.nn import (
     embeddings,
 )
 
+torch.set_num_threads(1)  # two threads that share a core wait for each other by spinning
+
 ROWS, DIM = 30, 5
 SEED = 20_260_101
 RULES = {

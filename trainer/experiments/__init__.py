@@ -1,0 +1,1 @@
+"""Experiments that compare this system with what it replaces: `ouzel experiment NAME`."""
