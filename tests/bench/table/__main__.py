@@ -81,7 +81,7 @@ def line(record: dict[str, Any]) -> str:
 
 def passed(record: dict[str, Any]) -> str:
     """Whether the bar is met, in a word; nothing where there is none."""
-    if "bytes_bar" in record:
+    if record.get("bytes_bar") is not None:
         return "yes" if record["bytes_per_key"] <= record["bytes_bar"] else "NO"
     return "" if record["bar"] is None else "yes" if record["ratio"] >= record["bar"] else "NO"
 
@@ -95,7 +95,7 @@ def show(console: Console, records: list[dict[str, Any]]) -> None:
         ratio, bar = f"{r['ratio']:.2f}", "" if r["bar"] is None else f"{r['bar']:g}"
         if "bytes_bar" in r:
             ours, theirs = f"{r['bytes_per_key']:.1f} B", f"{r['rival_bytes_per_key']:.1f} B"
-            ratio, bar = f"load {r['load']:.2f}", f"≤ {r['bytes_bar']:.0f} B"
+            ratio, bar = f"load {r['load']:.2f}", "" if r["bytes_bar"] is None else f"≤ {r['bytes_bar']:.0f} B"
         elif "longest_call_s" in r:
             ours, theirs = f"{1e3 * r['longest_call_s']:.1f} ms", f"{1e3 * r['rival_longest_call_s']:.1f} ms"
         else:

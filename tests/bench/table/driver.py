@@ -14,7 +14,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from tests.bench.table.plan import IDS, Comparison, Side
+from tests.bench.table.contender import FILL
+from tests.bench.table.plan import IDS, Comparison, Side, at_highest_load
 
 ROOT = Path(__file__).resolve().parents[3]
 TORCHREC = ROOT / "build/bench/torchrec"  # put there by `make bench-table`
@@ -60,10 +61,11 @@ class Worker:
 
 def run(plan: list[Comparison], keys: int, rounds: int | None, say: Callable[[str], None]) -> Iterator[Record]:
     """Records of all comparisons, as they come."""
-    for _, group in groupby(plan, key=lambda c: (c.ours.place, c.rival.place, c.fill)):
+    for _, group in groupby(plan, key=lambda c: (c.ours.place, c.rival.place, c.fill, c.at_load)):
         comparisons = list(group)
         sides = {side.place: side for c in comparisons for side in (c.ours, c.rival)}
-        workers = {place: Worker(side, keys) for place, side in sides.items()}
+        total = at_highest_load(keys) if comparisons[0].at_load else keys
+        workers = {place: Worker(side, total) for place, side in sides.items()}
         try:
             if comparisons[0].fill:
                 for place, worker in workers.items():
@@ -139,11 +141,12 @@ def _memory(comparison: Comparison, workers: dict[Any, Worker]) -> Iterator[Reco
     overhead = (mine["resident_bytes"] - mine["state_bytes"]) / keys - row
     rival_overhead = theirs["resident_bytes"] / keys - row
     yield {
-        "case": "bytes a key beyond the row", "distribution": "uniform", "batch": 262_144,
+        "case": "bytes a key beyond the row", "distribution": "uniform", "batch": FILL,
         "per_s": keys / mine["seconds"], "rival": comparison.title.partition(",")[0],
         "rival_per_s": keys / theirs["seconds"], "ratio": theirs["seconds"] / mine["seconds"],
         "bytes_per_key": overhead, "rival_bytes_per_key": rival_overhead,
         "bytes_per_key_by_own_account": (mine["accounted_bytes"] - mine["state_bytes"]) / keys - row,
-        "load": keys / (mine["index_bytes"] / 64 * 5), "bytes_bar": 20.0, "bar": None, "keys": keys,
+        "load": keys / (mine["index_bytes"] / 64 * 5),
+        "bytes_bar": 20.0 if comparison.at_load else None, "bar": None, "keys": keys,
         "dim": comparison.ours.dim, "rounds": 1,
     }  # fmt: skip

@@ -38,6 +38,19 @@ class Comparison:
     batches: tuple[int, ...] = (SMALL, LARGE)
     whole: bool = False  # a measurement takes as many ids as there are keys
     fill: bool = True  # the contenders hold all keys beforehand
+    at_load: bool = False  # of memory alone, at the number of keys where our index is fullest
+
+
+def at_highest_load(keys: int) -> int:
+    """The next number of keys at which nine of ten places of the index are taken: 9 · 2ᵏ, less a few.
+
+    It has 10 places a pair of buckets and begins to split pairs at a load of 0.9 of 2ᵏ pairs; between these numbers the
+    load is lower, which cases with a plain number of keys show (infra/docs/decisions/0005).
+    """
+    nines = 9
+    while nines < keys:
+        nines *= 2
+    return nines - nines // 1_000
 
 
 KNOWN = "torch.index_select"
@@ -46,6 +59,7 @@ MANAGED = "TorchRec MCH"
 ADAGRAD = "torch.optim.Adagrad, sparse"
 
 PLAN = (
+    Comparison("memory", Side("ours", ""), Side("index_select", ""), KNOWN, None, distributions=(), at_load=True),
     Comparison("lookup", Side("ours", "lookup"), Side("index_select", "lookup"), f"{KNOWN}, new tensor", 0.7),
     Comparison("lookup", Side("ours", "lookup_out"), Side("index_select", "lookup_out"), f"{KNOWN}, out=", 0.7),
     Comparison(
