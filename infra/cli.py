@@ -34,6 +34,9 @@ COMMANDS: dict[str, Command] = {
     "generate": Command("stream.commands", "generate", "write a generated log in MIND format"),
     "replay": Command("stream.commands", "replay", "turn MIND rows into events, in order, at a chosen speed"),
     "join": Command("stream.commands", "join", "join impressions with engagements; keep the archive"),
+    "dead-letters": Command(
+        "stream.deadcommands", "dead_letters", "what could not be used: list, show, or replay what can be read now"
+    ),
     "train": Command("trainer.commands", "train", "learn each tick and publish it as a version"),
     "retrain": Command("trainer.commands", "retrain", "the nightly retrain: each day as it completes, or one --day"),
     "experiment": Command(

@@ -110,6 +110,30 @@ class ReplayConfig(Section, frozen=True):
     rows_per_record: int = 2_048
 
 
+class WireConfig(Section, frozen=True):
+    # Limits of what other producers send as JSON or msgpack; what is beyond one is a dead letter with its reason, and
+    # comes back by `ouzel dead-letters replay` where the limit is raised. Bytes of a record.
+    max_record_bytes: int = 1 << 20
+    # Events of a record.
+    max_batch_events: int = 10_000
+    # Bytes of an id in UTF-8.
+    max_id_bytes: int = 128
+    # Shown items of an impression; items of its history.
+    max_items: int = 1_000
+    max_history: int = 1_000
+    # Bytes of a title, a category or a subcategory in UTF-8.
+    max_text_bytes: int = 4_096
+    # How deep lists and objects may lie in each other, unknown fields included.
+    max_depth: int = 16
+    # Times before and after these are no times, ms since 1970: March 1973 and the year 5138. Seconds and microseconds
+    # by mistake fall outside.
+    min_time_ms: int = 10**11
+    max_time_ms: int = 10**14
+    # False: an event is dead where its user belongs to another partition by murmur2, for its impression or engagements
+    # will be in that one. True: for logs of which every producer uses one other partitioner.
+    any_partition: bool = False
+
+
 class JoinConfig(Section, frozen=True):
     # Impressions a record of `examples` holds at most: fixed, so that records do not depend on polling.
     impressions_per_record: int = 1_024
@@ -209,6 +233,7 @@ class Config(Section, frozen=True):
     time: TimeConfig = msgspec.field(default_factory=TimeConfig)
     log: LogConfig = msgspec.field(default_factory=LogConfig)
     replay: ReplayConfig = msgspec.field(default_factory=ReplayConfig)
+    wire: WireConfig = msgspec.field(default_factory=WireConfig)
     join: JoinConfig = msgspec.field(default_factory=JoinConfig)
     model: ModelConfig = msgspec.field(default_factory=ModelConfig)
     train: TrainConfig = msgspec.field(default_factory=TrainConfig)

@@ -46,6 +46,13 @@ METRICS: tuple[Metric, ...] = (
     Metric("joiner", "counter", "ouzel_join_impressions_total", "Impressions that left as examples."),
     Metric("joiner", "counter", "ouzel_join_engagements_total", "Engagements that joined an example."),
     Metric("joiner", "counter", "ouzel_join_dropped_total", "Events dropped, by reason.", ("reason",)),
+    Metric(
+        "joiner",
+        "counter",
+        "ouzel_dead_letters_total",
+        "Events and items that could not be used, by reason.",
+        ("reason",),
+    ),
     Metric("joiner", "gauge", "ouzel_archive_tick", "Newest close tick that the archive holds on disk."),
     Metric("trainer", "counter", "ouzel_train_impressions_total", "Impressions learned online."),
     Metric("trainer", "counter", "ouzel_train_shown_items_total", "Shown items learned online."),

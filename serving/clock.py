@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from infra.eventlog import EventLog
-from stream.events import LIVE, decode_meta
+from stream.events import LIVE, meta_or_live
 
 REFRESH_S = 0.02  # how stale the time of a running replay may be
 SCAN_RECORDS = 256
@@ -123,7 +123,7 @@ def _ended(log: EventLog, partition: int) -> bool:
     while end > start:
         lo = max(start, end - SCAN_RECORDS)
         for record in reversed(log.read("events", partition, lo, end - lo)):
-            meta = decode_meta(record.meta)
+            meta = meta_or_live(record.meta)
             if meta.end or meta.source != LIVE:
                 return meta.end
         end = lo

@@ -97,8 +97,10 @@ def join(
     from infra.process import Process, RunFolder
     from stream.archiver import Archive, ArchiveThread
     from stream.examples import DropReason
+    from stream.inspector import ItemsInspector
     from stream.join.core import JoinSettings
     from stream.join.worker import JoinWorker
+    from stream.wire.dead import Reason
 
     config: Config = RunFolder(run).load_config()
     settings = JoinSettings.of(config)
@@ -121,13 +123,15 @@ def join(
         # A trainer that waits for a retrain waits for a whole archive file: never hold back closer than two of them.
         ticks_per_file = config.join.archive_hours * settings.timeline.ticks_per_hour
         max_lag = max(config.log.max_lag_records, 2 * ticks_per_file)
-        worker = JoinWorker(log, settings, max_lag_records=max_lag, stopping=stopping)
+        worker = JoinWorker(log, settings, wire=config.wire, max_lag_records=max_lag, stopping=stopping)
+        inspector = ItemsInspector(log, config.wire, skew_ms=settings.timeline.skew_ms, stopping=stopping)
         archive = ArchiveThread(open_archive)
         archive.start()
         counted: dict[str, int] = {}
+        buried: dict[Reason, int] = {}
         try:
             while not process.stopping:
-                read = worker.step(timeout_s=0.02)
+                read = worker.step(timeout_s=0.02) + inspector.step()
                 counts = worker.counts()
                 new = {name: max(n - counted.get(name, 0), 0) for name, n in counts.items()}
                 counted = counts
@@ -136,6 +140,10 @@ def join(
                 process.metrics.add("ouzel_join_engagements_total", new["joined_engagements"])
                 for reason in DropReason:
                     process.metrics.add("ouzel_join_dropped_total", new[reason.value], reason=reason.value)
+                dead = {reason: worker.dead.get(reason, 0) + inspector.dead.get(reason, 0) for reason in Reason}
+                for name, n in dead.items():
+                    process.metrics.add("ouzel_dead_letters_total", n - buried.get(name, 0), reason=name.value)
+                buried = dead
                 process.metrics.set("ouzel_lag_records", log.reader_lag("events").get("joiner", 0))
                 process.metrics.set("ouzel_archive_tick", archive.closed_through)
                 process.progress(
@@ -149,6 +157,8 @@ def join(
                     break
         finally:
             archive.finish(all_of_it=worker.ended and not process.stopping)
+        process.note(dead={reason.value: n for reason, n in buried.items() if n})
         process.note(counts=worker.counts(), resyncs=worker.resyncs, ended=worker.ended)
         worker.close()
+        inspector.close()
         log.close()

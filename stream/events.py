@@ -173,8 +173,16 @@ def decode_meta(meta: bytes) -> RecordMeta:
         return RecordMeta()
     try:
         return _META_DECODER.decode(meta)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedRecordError(f"meta is not msgpack of the known fields: {error}") from error
+
+
+def meta_or_live(meta: bytes) -> RecordMeta:
+    """Meta of a record; one that cannot be read is no replay's."""
+    try:
+        return decode_meta(meta)
+    except MalformedRecordError:
+        return RecordMeta()
 
 
 def impressions(

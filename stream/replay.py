@@ -14,7 +14,7 @@ import msgspec
 from infra.config import Config
 from infra.errors import ConfigError
 from infra.eventlog import EventLog, wait_for_readers
-from stream.events import LIVE, decode_meta
+from stream.events import LIVE, meta_or_live
 from stream.mind.news import NewsTable
 from stream.mind.reader import MindIndex
 from stream.retry import Retrier
@@ -109,7 +109,7 @@ class Replay:
         while end > first:
             start = max(first, end - _BACK)
             for record in reversed(self._log.read(topic, p, start, end - start)):
-                source = decode_meta(record.meta).source
+                source = meta_or_live(record.meta).source
                 if source != LIVE:
                     return source
             end = start

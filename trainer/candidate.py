@@ -23,7 +23,7 @@ class Candidate:
     def __init__(self, night: ModelState, log: EventLog, due: int) -> None:
         self._state = night.copy()
         self._state.generation = 0
-        self._items = ItemsFollower(log, self._state.catalogue, night.timeline)
+        self._items = ItemsFollower(log, self._state.catalogue, night.timeline, wire=night.config.wire)
         self.due = due
 
     def learn(self, tick: TickExamples, *, stop: Callable[[], bool]) -> bool:

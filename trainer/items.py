@@ -2,6 +2,7 @@
 
 Rows carry `ingested_at`; the watermark is their running maximum minus the disorder bound, and heartbeats move it where
 nothing else does. What lies ahead of a tick is held by the catalogue and read as of the tick: ahead is harmless.
+What cannot be read is passed over: the joiner's process writes its dead letters.
 """
 
 import time
@@ -9,10 +10,14 @@ from collections.abc import Callable
 
 import numpy as np
 
+from infra.config import WireConfig
 from infra.eventlog import EventLog
 from infra.ticks import Timeline
-from stream.events import ItemKind, decode_items
+from stream.deadletters import Buried
+from stream.events import ItemKind
 from stream.features.catalogue import Catalogue, ItemRows
+from stream.wire.items import read_items
+from stream.wire.limits import Rules
 
 POLL_S = 0.002
 
@@ -20,8 +25,17 @@ POLL_S = 0.002
 class ItemsFollower:
     """Adds records of `items` to a catalogue, from the start of the topic or an offset."""
 
-    def __init__(self, log: EventLog, catalogue: Catalogue, timeline: Timeline, *, offset: int = 0) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        catalogue: Catalogue,
+        timeline: Timeline,
+        *,
+        offset: int = 0,
+        wire: WireConfig | None = None,
+    ) -> None:
         self._log, self._timeline = log, timeline
+        self._rules, self._buried = Rules(wire or WireConfig(), timeline.skew_ms), Buried(log)
         self.catalogue = catalogue
         self.offset = max(offset, log.start_offset("items", 0))
         self._newest_ms = -1
@@ -42,8 +56,9 @@ class ItemsFollower:
         if self.offset >= self._log.end_offset("items", 0):
             return 0
         records = self._log.read("items", 0, self.offset)
+        self._buried.update()
         for record in records:
-            rows = decode_items(record.value)
+            rows = read_items(record, self._rules, self._buried.rows("items", 0, record.offset)).items
             if len(rows):
                 self._newest_ms = max(self._newest_ms, int(rows.ingested_ms.max()))
             kept = np.flatnonzero(rows.kind == ItemKind.ITEM)

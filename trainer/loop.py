@@ -58,7 +58,7 @@ class TrainLoop:
         self._last_snapshot = BEFORE
         self._opened = BEFORE  # the newest promotion that was decided
         self._recover()
-        self._items = ItemsFollower(log, self._state.catalogue, self._timeline, offset=0)
+        self._items = ItemsFollower(log, self._state.catalogue, self._timeline, wire=self._config.wire)
         self.learned = {"ticks": 0, "impressions": 0, "shown_items": 0, "versions": 0, "version_bytes": 0}
         self.ended = False
 

@@ -102,7 +102,7 @@ class NightlyChain:
         scratch = schedule.from_scratch(cut)
         if scratch:
             self._forget()
-        items = ItemsFollower(self._log, self.state.catalogue, self._timeline)
+        items = ItemsFollower(self._log, self.state.catalogue, self._timeline, wire=self._config.wire)
         if not items.reach(last, stop=stop):
             return False
         examples, _ = read_ticks(self._process.folder.archive, first, last)

@@ -30,7 +30,7 @@ from infra.process import RunFolder, write_atomically
 from infra.supervisor.display import Display
 from infra.supervisor.fleet import Fleet, Member
 
-TRUTH = ("events", "items", "control")
+TRUTH = ("events", "items", "control", "dead-letters")
 WATCH_EVERY_S = 0.2
 PATIENCE_S = 120.0  # without a new example or version: it will not come as far as the original
 

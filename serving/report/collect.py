@@ -6,7 +6,6 @@ is left out, so that an interrupted run has a report too.
 
 import os
 import platform
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ from infra.process import RunFolder
 from infra.ticks import Timeline
 from serving.evaluator.distribution import distribution
 from serving.report.build import RunFacts
+from stream.deadletters import count_by_reason
 from stream.examples import decode_example_meta
 
 
@@ -38,7 +38,7 @@ def collect(folder: RunFolder) -> RunFacts:
             config=config,
             evaluation=_json(folder, "evaluation/evaluation.json"),
             counts=_counts(log),
-            dead_letters=_dead_letters(log),
+            dead_letters=count_by_reason(log),
             stats=stats,
             table_rows=_table_rows(stats),
             machine=machine(),
@@ -76,17 +76,6 @@ def _counts(log: EventLog) -> dict[str, int]:
         for name, n in decode_example_meta(record.meta).counts.items() if record is not None else ():
             total[name] = total.get(name, 0) + n
     return total
-
-
-def _dead_letters(log: EventLog) -> dict[str, int]:
-    """Dead letters by reason; one that a crash made a process write twice has the same key and counts once."""
-    reasons: dict[bytes, str] = {}
-    offset, end = log.start_offset("dead-letters", 0), log.end_offset("dead-letters", 0)
-    while offset < end:
-        for record in log.read("dead-letters", 0, offset):
-            reasons[record.key or str(record.offset).encode()] = msgspec.msgpack.decode(record.meta)["reason"]
-            offset = record.offset + 1
-    return dict(sorted(Counter(reasons.values()).items()))
 
 
 def _versions(folder: RunFolder, log: EventLog, timeline: Timeline) -> dict[str, Any]:

@@ -120,6 +120,11 @@ class PartitionJoiner:
         return self._rebuild_to is not None
 
     @property
+    def rebuild_end(self) -> int:
+        """Offset of the record that R lies in or behind; below every record where nothing is rebuilt."""
+        return -1 if self._rebuild_to is None else self._rebuild_to.read_offset
+
+    @property
     def malformed(self) -> int:
         """Rows and records dropped as `malformed`; while rebuilding, a number without meaning."""
         return int(self._state.counts[k.C_MALFORMED])
@@ -144,6 +149,28 @@ class PartitionJoiner:
             row = self._state.apply(offset, events, row, n)
             if self._closed_now() or (end and row == n):
                 outputs += self._outputs(offset, row, end=end and row == n)
+        return outputs
+
+    def push_run(self, offset: int, events: EventColumns) -> list[Output]:
+        """Apply records of one row each, from `offset` on without a gap: the same as `push` of one after the other.
+
+        While rebuilding, a run ends below R (`rebuild_end`). Raises as `push`.
+        """
+        n, row = len(events), 0
+        assert offset >= self.next_offset, "a record was fed twice"
+        assert self._rebuild_to is None or offset + n <= self._rebuild_to.read_offset
+        self.next_offset, self._next_row = offset + n, 0
+        self._state.reserve(events)
+        outputs: list[Output] = []
+        while row < n:
+            row = self._state.apply(offset, events, row, n, apart=True)
+            if not self._closed_now():
+                continue
+            if self._rebuild_to is None:
+                outputs += self._outputs(offset + row - 1, 1, end=False)
+            else:
+                self._mark(offset + row - 1, 1)
+                self._state.drop_closed(self._closed_through())
         return outputs
 
     def push_malformed(self, offset: int) -> None:

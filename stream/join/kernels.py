@@ -227,11 +227,11 @@ def _apply_engagement(  # type: ignore[no-untyped-def]
 def apply_rows(  # type: ignore[no-untyped-def]
     table, records, pending, history, items, labels, waiting, scalars, counts, timing,
     kind, ingested, time, impression, user, item, action,
-    history_offsets, history_values, items_offsets, items_values, offset, lo, hi,
+    history_offsets, history_values, items_offsets, items_values, offset, apart, lo, hi,
 ):  # fmt: skip
     """Apply rows lo:hi of a record, up to and including the first one that closes a tick; return the next row.
 
-    The caller has made room for all of them.
+    `apart` 1: row i is all of record offset + i, at (offset + i, 0). The caller has made room for all rows.
     """
     for row in range(lo, hi):
         watermark = scalars[S_W]
@@ -249,7 +249,8 @@ def apply_rows(  # type: ignore[no-untyped-def]
                 table, records, pending, history, items, labels, waiting, scalars, counts, timing,
                 ingested[row], time[row], impression[row], user[row],
                 history_values[history_offsets[row] : history_offsets[row + 1]],
-                items_values[items_offsets[row] : items_offsets[row + 1]], offset, row,
+                items_values[items_offsets[row] : items_offsets[row + 1]],
+                offset + apart * row, (1 - apart) * row,
             )  # fmt: skip
         elif kind[row] == 1:
             counts[C_EVENTS] += 1

@@ -48,8 +48,11 @@ class JoinState:
         """W before the row applied last."""
         return int(self._scalars[k.S_W_BEFORE])
 
-    def apply(self, offset: int, events: EventColumns, lo: int, hi: int) -> int:
-        """Apply rows lo:hi up to and including the first that closes a tick; the next row. `reserve` comes before."""
+    def apply(self, offset: int, events: EventColumns, lo: int, hi: int, *, apart: bool = False) -> int:
+        """Apply rows lo:hi up to and including the first that closes a tick; the next row. `reserve` comes before.
+
+        `apart`: row i is all of the record at offset + i.
+        """
         row: int = k.apply_rows(
             self._table,
             self._records,
@@ -73,6 +76,7 @@ class JoinState:
             events.items.offsets,
             events.items.values,
             offset,
+            int(apart),
             lo,
             hi,
         )

@@ -14,14 +14,16 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from infra.config import WireConfig
 from infra.errors import CorruptStateError
-from infra.eventlog import EventLog, Record
-from stream.columns import MalformedRecordError
-from stream.events import EventColumns, decode_events, decode_meta, encode_events
-from stream.examples import DropReason, ExampleMeta, decode_example_meta, encode_example_meta, encode_examples
+from infra.eventlog import EventLog
+from stream.deadletters import Buried, encode_letter_meta, letter_of
+from stream.examples import ExampleMeta, decode_example_meta, encode_example_meta, encode_examples
 from stream.join.core import JoinSettings, Output, PartitionJoiner
-from stream.join.state import malformed_rows
+from stream.join.intake import Dead, Intake
 from stream.retry import Retrier
+from stream.wire.limits import Rules
+from stream.wire.schema import TIME_LIMIT
 
 POLL_RECORDS = 128
 COMMIT_EVERY_S = 1.0
@@ -40,6 +42,7 @@ class JoinWorker:
         settings: JoinSettings,
         partitions: Sequence[int] | None = None,
         *,
+        wire: WireConfig | None = None,
         name: str = "joiner",
         max_lag_records: int = 1 << 62,
         while_waiting: Callable[[], object] = lambda: None,
@@ -47,7 +50,7 @@ class JoinWorker:
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._log, self._settings = log, settings
+        self._log, self._settings, self._wire = log, settings, wire or WireConfig()
         self._partitions = list(range(log.partitions("events")) if partitions is None else partitions)
         self._max_lag, self._while_waiting = max_lag_records, while_waiting
         self._stopping, self._sleep, self._clock = stopping, sleep, clock
@@ -57,6 +60,9 @@ class JoinWorker:
         self._outputs: list[tuple[int, Output]] = []  # made, not yet durable
         self._written: dict[int, int] = {}  # end of examples/p as this worker left it
         self._joiners: dict[int, PartitionJoiner] = {}
+        self._intakes: dict[int, Intake] = {}
+        self._buried = Buried(log)
+        self.dead: dict[str, int] = {}  # dead events by reason, since this worker began
         self._last: dict[int, ExampleMeta | None] = {}  # last durable record
         self._next_commit = 0.0
         self.resyncs = 0
@@ -66,8 +72,8 @@ class JoinWorker:
     def step(self, timeout_s: float = 0.0) -> int:
         """Read what is there (waiting for the first record), join it, make it durable; the number of records read."""
         records = self._reader.poll(POLL_RECORDS, timeout_s)
-        for p, record in records:
-            self._push(p, record)
+        for p, intake in self._intakes.items():
+            self._outputs += [(p, out) for out in intake.feed([record for q, record in records if q == p])]
         self.flush()
         if records:
             self._hold_back()
@@ -152,43 +158,25 @@ class JoinWorker:
                 f"events/{p} begins at {first}, but the join goes on from {last.low_offset}: rows it needs are gone. "
                 "Stop the run, delete the topic `examples` and what was made from it, and start the joiner again"
             )
-        self._joiners[p] = PartitionJoiner(p, self._settings, start_offset=first, last=last)
+        joiner = PartitionJoiner(p, self._settings, start_offset=first, last=last)
+        self._buried.update()
+        self._buried.forget("events", p, joiner.next_offset)
+        self._joiners[p] = joiner
+        self._intakes[p] = Intake(joiner, self._rules(p), self._buried, lambda what: self._bury(p, what))
         self._reader.seek(p, self._joiners[p].next_offset)
         self._last[p], self._written[p] = last, end
 
-    def _push(self, p: int, record: Record) -> None:
-        joiner = self._joiners[p]
-        if record.offset < joiner.next_offset:
-            return
-        try:
-            end, events = decode_meta(record.meta).end, decode_events(record.value)
-        except MalformedRecordError as error:
-            if not joiner.rebuilding:
-                self._dead_letter(p, record.offset, bytes(record.value), str(error))
-            joiner.push_malformed(record.offset)
-            return
-        before, rebuilding = joiner.malformed, joiner.rebuilding
-        self._outputs += [(p, out) for out in joiner.push(record.offset, events, end=end)]
-        if joiner.malformed != before and not rebuilding:  # a rebuild's dead letters came before its output
-            self._dead_rows(p, record.offset, events)
+    def _rules(self, p: int) -> Rules:
+        partitions = 0 if self._wire.any_partition else self._log.partitions("events")
+        return Rules(self._wire, self._settings.timeline.skew_ms, p, partitions)
 
-    def _dead_rows(self, p: int, offset: int, events: EventColumns) -> None:
-        rows = malformed_rows(events)
-        self._dead_letter(p, offset, encode_events(events.take(rows)), "no usable event", rows.tolist())
-
-    def _dead_letter(self, p: int, offset: int, value: bytes, detail: str, rows: Sequence[int] = ()) -> None:
-        meta = {
-            "reason": DropReason.MALFORMED.value,
-            "detail": detail,
-            "topic": "events",
-            "partition": p,
-            "offset": offset,
-            "rows": list(rows),
-        }
-        when = max(self._joiners[p].watermark_ms, 0)
-        key = f"events/{p}/{offset}".encode()
-        packed = msgspec.msgpack.encode(meta)
-        self._until_done(lambda: self._dead.append(0, value, timestamp_ms=when, key=key, meta=packed))
+    def _bury(self, p: int, what: Dead) -> None:
+        """Buffer a dead letter; `flush` makes it durable before the output that follows it."""
+        key, meta = letter_of(what.dead, "events", p, what.timestamp_ms)
+        meta = msgspec.structs.replace(meta, rows=tuple(what.rows))
+        self.dead[meta.reason] = self.dead.get(meta.reason, 0) + meta.events
+        when, packed = min(max(what.timestamp_ms, 0), TIME_LIMIT), encode_letter_meta(meta)
+        self._until_done(lambda: self._dead.append(0, what.dead.raw, timestamp_ms=when, key=key, meta=packed))
 
     def _append(self, p: int, out: Output) -> None:
         value = encode_examples(out.examples) if len(out.examples) else b""

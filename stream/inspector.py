@@ -1,0 +1,55 @@
+"""Buries what is malformed in `items`. Readers of the catalogue pass over it; one process writes the dead letters.
+
+It reads every record as the catalogue's readers do, decides nothing, and commits behind what it has buried: after a
+crash a letter may come again under its key.
+"""
+
+from collections.abc import Callable
+
+from infra.config import WireConfig
+from infra.eventlog import EventLog
+from stream.deadletters import TOPIC, Buried, encode_letter_meta, letter_of
+from stream.retry import Retrier
+from stream.wire.dead import DeadRow
+from stream.wire.items import read_items
+from stream.wire.limits import Rules
+from stream.wire.schema import TIME_LIMIT
+
+NAME = "inspector"
+_RECORDS = 64
+
+
+class ItemsInspector:
+    """`step()` until it returns 0. For one thread."""
+
+    def __init__(
+        self, log: EventLog, wire: WireConfig, *, skew_ms: int, stopping: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._rules = Rules(wire, skew_ms)
+        self._reader, self._dead = log.reader("items", NAME), log.writer(TOPIC)
+        self._buried, self._until_done = Buried(log), Retrier(stopping)
+        self._buried.update()
+        self.dead: dict[str, int] = {}  # by reason, since this inspector began
+
+    def step(self) -> int:
+        """Look at what is there; the number of records read."""
+        records = self._reader.poll(_RECORDS)
+        for _, record in records:
+            buried = self._buried.rows("items", 0, record.offset)
+            for dead in read_items(record, self._rules, buried).dead:
+                self._bury(dead, record.timestamp_ms)
+        if records:
+            self._until_done(self._dead.flush)
+            self._reader.commit()
+        return len(records)
+
+    def _bury(self, dead: DeadRow, timestamp_ms: int) -> None:
+        key, meta = letter_of(dead, "items", 0, timestamp_ms)
+        packed, when = encode_letter_meta(meta), min(max(timestamp_ms, 0), TIME_LIMIT)
+        self.dead[meta.reason] = self.dead.get(meta.reason, 0) + 1
+        self._until_done(lambda: self._dead.append(0, dead.raw, timestamp_ms=when, key=key, meta=packed))
+
+    def close(self) -> None:
+        """Let go of the log."""
+        self._reader.close()
+        self._dead.close()
