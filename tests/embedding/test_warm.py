@@ -11,17 +11,16 @@ from numba import njit
 from infra.compiling import announced
 
 ROOT = Path(__file__).resolve().parents[2]
-WARM_LIMIT_S = 5.0  # it takes half a second; a loaded machine may take its time
+WARM_LIMIT_S = 2.0  # of processor, which others cannot take; it needs 0.6 to 0.8 where the clock says as much
 
 FIRST_USE = """
 import time
-started = time.monotonic()
 import numpy as np
 from infra.embedding import EmbeddingTable
 table = EmbeddingTable(slot="item", dim=8, init_scale=0.1)
 table.assign(np.arange(1000), 1)
 assert table.lookup(np.arange(2000))[1].sum() == 1000
-print(time.monotonic() - started)
+print(time.process_time())
 import sys
 from numba.core.registry import CPUDispatcher
 kernels = {id(k): k for name, m in list(sys.modules.items()) if name.startswith("infra.")
@@ -51,7 +50,7 @@ def test_a_cold_cache_is_announced_and_a_warm_one_compiles_nothing(tmp_path: Pat
     assert kernels > 10
     assert hits > 1
     assert misses == 0
-    assert float(seconds) < WARM_LIMIT_S, f"import and first use of a warm table took {seconds} s"
+    assert float(seconds) < WARM_LIMIT_S, f"import and first use of a warm table took {seconds} s of processor"
 
 
 def test_what_is_compiled_within_is_said_once_and_counted() -> None:
