@@ -24,6 +24,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
@@ -170,17 +171,20 @@ class Broker:
 
     def pause(self, number: int = 1) -> None:
         """SIGSTOP: connections stay open and nothing answers, as when a network is cut."""
-        self._signal(number, signal.SIGSTOP)
+        pid = self._signal(number, signal.SIGSTOP)
+        while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.001)
 
     def resume(self, number: int = 1) -> None:
         """The end of a pause."""
         self._signal(number, signal.SIGCONT)
 
-    def _signal(self, number: int, which: signal.Signals) -> None:
+    def _signal(self, number: int, which: signal.Signals) -> int:
         process = self._nodes[number].process
         if process is None:
             raise ValueError(f"Kafka node {number} does not run")
         process.send_signal(which)
+        return process.pid
 
     def _end(self, node: Node, how: signal.Signals) -> None:
         if node.process is None:

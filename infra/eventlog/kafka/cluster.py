@@ -7,6 +7,7 @@ A call tries again while the trouble is one that passes (a leader moves, a broke
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -130,6 +131,7 @@ class Cluster:
                 if waited >= patience:
                     raise self.no_answer(what, waited, reason.str()) from error
                 time.sleep(PAUSE_S)
+                self.look_again()
             else:
                 self.link.answered()
                 return answer
@@ -137,6 +139,11 @@ class Cluster:
     def gather(self, what: str, ask: Callable[[float], Mapping[Any, "Future[T]"]]) -> dict[Any, T]:
         """As `call`, for the admin calls that answer with futures by key."""
         return self.call(what, lambda timeout_s: {key: future.result() for key, future in ask(timeout_s).items()})
+
+    def look_again(self) -> None:
+        """Ask who leads what: the admin client would go on with the leaders from before a restart, refused for ever."""
+        with suppress(KafkaException):
+            self.admin.list_topics(timeout=1.0)
 
     def no_answer(self, what: str, seconds: float, why: str) -> RetryableError:
         """The error of a call that ran out of patience."""

@@ -20,6 +20,7 @@ from infra.errors import CorruptStateError
 from infra.eventlog.base import Record
 from infra.eventlog.kafka.cluster import FIX, Cluster
 from infra.eventlog.kafka.link import SAY_AFTER_S
+from infra.eventlog.kafka.places import answered
 from infra.eventlog.kafka.records import record_of
 
 BUFFER_BYTES = 16 << 20  # in the buffers here; as much again waits in librdkafka
@@ -207,7 +208,8 @@ class Fetcher:
             self._asked, self._asked_at = {place.partition: answer for place, answer in answers.items()}, now
         try:
             for number, answer in self._asked.items():
-                self._ends[number] = answer.result(timeout=max(0.0, now + wait_s - time.monotonic())).offset
+                end = answer.result(timeout=max(0.0, now + wait_s - time.monotonic())).offset
+                self._ends[number] = answered(end)
         except TimeoutError:
             waited = time.monotonic() - self._asked_at
             if waited >= SAY_AFTER_S:
@@ -215,7 +217,9 @@ class Fetcher:
             return False
         except KafkaException as error:
             self._asked = {}
-            self._cluster.link.lost(error.args[0].str(), for_s=time.monotonic() - self._asked_at)
+            if self._cluster.link.waiting_s or error.args[0].code() == KafkaError._TIMED_OUT:
+                self._cluster.link.lost(error.args[0].str(), for_s=time.monotonic() - self._asked_at)
+            self._cluster.look_again()
             return False
         self._asked, self._heard_at = {}, time.monotonic()
         self._cluster.link.answered()

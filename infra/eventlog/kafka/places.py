@@ -20,6 +20,8 @@ from confluent_kafka.admin import OffsetSpec
 from infra.errors import ConfigError
 from infra.eventlog.kafka.cluster import Cluster
 
+NONE = -1  # no record at or after a time
+
 
 class _Note(msgspec.Struct, omit_defaults=True):
     """The metadata of a committed offset; unknown fields are ignored."""
@@ -53,6 +55,13 @@ def decode_place(found: TopicPartition) -> Place | None:
     return Place(found.offset if note.committed else None, note.read)
 
 
+def answered(offset: int) -> int:
+    """An offset of an answer. librdkafka's for a partition whose broker did not answer in time is one that is none."""
+    if offset < NONE:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "a partition's leader does not answer"))
+    return offset
+
+
 class Places:
     """What the brokers know of a topic and its readers, asked through the admin client. Any thread may use it."""
 
@@ -62,13 +71,14 @@ class Places:
     def offsets(self, topic: str, numbers: Iterable[int], spec: OffsetSpec) -> dict[int, int]:
         """Offset by partition: earliest, latest, or the first at or after a time (-1 for none)."""
         places = {TopicPartition(topic, number): spec for number in numbers}
-        found = self._cluster.gather(
-            f"offsets of {topic}",
-            lambda timeout_s: self._cluster.admin.list_offsets(
+
+        def ask(timeout_s: float) -> dict[int, int]:
+            answers = self._cluster.admin.list_offsets(
                 places, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=timeout_s
-            ),
-        )
-        return {place.partition: answer.offset for place, answer in found.items()}
+            )
+            return {place.partition: answered(answer.result().offset) for place, answer in answers.items()}
+
+        return self._cluster.call(f"offsets of {topic}", ask)
 
     def range(self, topic: str, number: int) -> tuple[int, int]:
         """(start, end) offsets of a partition."""
@@ -78,25 +88,35 @@ class Places:
     def readers(self, topic: str) -> dict[str, dict[int, Place]]:
         """Every registered reader of a topic and where it stands, by name and partition."""
         prefix = f"{topic}/"
-        listed = self._cluster.call(
-            "groups", lambda timeout_s: self._cluster.admin.list_consumer_groups(request_timeout=timeout_s).result()
-        )
-        names = sorted(g.group_id.removeprefix(prefix) for g in listed.valid if g.group_id.startswith(prefix))
+
+        def ask(timeout_s: float) -> list[str]:
+            listed = self._cluster.admin.list_consumer_groups(request_timeout=timeout_s).result()
+            for error in listed.errors:
+                raise error if isinstance(error, KafkaException) else KafkaException(error)
+            return [group.group_id for group in listed.valid]
+
+        groups = self._cluster.call("groups", ask)
+        names = sorted(group.removeprefix(prefix) for group in groups if group.startswith(prefix))
         found = {name: self._of(topic, prefix + name) for name in names}
         return {name: places for name, places in found.items() if places}
 
     def _of(self, topic: str, group: str) -> dict[int, Place]:
-        ask = [ConsumerGroupTopicPartitions(group)]
+        def ask(timeout_s: float) -> list[TopicPartition]:
+            asked = [ConsumerGroupTopicPartitions(group)]
+            answers = self._cluster.admin.list_consumer_group_offsets(asked, request_timeout=timeout_s)
+            found = list(answers[group].result().topic_partitions)
+            for each in found:
+                if each.error is not None:
+                    raise KafkaException(each.error)
+            return found
+
         try:
-            found = self._cluster.gather(
-                f"positions of {group}",
-                lambda timeout_s: self._cluster.admin.list_consumer_group_offsets(ask, request_timeout=timeout_s),
-            )[group]
+            found = self._cluster.call(f"positions of {group}", ask)
         except ConfigError as error:
             if _code(error) != KafkaError.GROUP_ID_NOT_FOUND:
                 raise
             return {}
-        places = ((each.partition, decode_place(each)) for each in found.topic_partitions if each.topic == topic)
+        places = ((each.partition, decode_place(each)) for each in found if each.topic == topic)
         return {number: place for number, place in places if place is not None}
 
     def forget(self, group: str) -> None:

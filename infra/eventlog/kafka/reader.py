@@ -9,7 +9,8 @@ A member's commit is a hint: one that the brokers refuse because partitions are 
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -20,6 +21,12 @@ from infra.eventlog.kafka.cluster import Cluster, passes
 from infra.eventlog.kafka.fetch import Fetcher
 from infra.eventlog.kafka.places import Place, Places, decode_place, encode_place
 
+# A member that dies is missed after 10 s; one that joins or leaves is heard of within a second.
+GROUP = {
+    "partition.assignment.strategy": "cooperative-sticky",
+    "session.timeout.ms": 10_000,
+    "heartbeat.interval.ms": 1_000,
+}
 PUBLISH_S = 0.05
 PUBLISH_WAIT_S = 0.5  # how long an empty poll waits for its publication
 MOVING = frozenset(
@@ -54,10 +61,11 @@ class KafkaReader:
         self._unanswered = 0  # commits that were sent
         self._answer: Any = None  # to the last one: None, or a KafkaError
         self._dirty = False
+        self._told = False  # while `Member` is told something
         self._published_at = 0.0
-        settings = {"group.id": group, "on_commit": self._on_commit}
+        settings: dict[str, Any] = {"group.id": group, "on_commit": self._on_commit}
         if member is not None:
-            settings["partition.assignment.strategy"] = "cooperative-sticky"
+            settings.update(GROUP)
         self._fetch = Fetcher(cluster, topic, settings)
         self._assigned = False
         if member is None:
@@ -109,8 +117,11 @@ class KafkaReader:
             if positions is not None:
                 self._check(partition, offset)
             self._committed[partition] = offset
-        self._publish()
-        self._settle(self._cluster.config.patience_s)
+        if self._told:
+            self._commit_now()
+        else:
+            self._publish()
+            self._settle(self._cluster.config.patience_s)
 
     def place(self, partition: int) -> int | None:
         """What this reader has read of a partition; None where it does not read it."""
@@ -128,9 +139,15 @@ class KafkaReader:
     def _resume(self, numbers: list[int]) -> dict[int, int]:
         """Where to go on in each partition: what was committed, else the start of the log."""
         asked = [TopicPartition(self.topic, number) for number in numbers]
-        found = self._cluster.call(
-            f"positions of {self.group}", lambda timeout_s: self._fetch.consumer.committed(asked, timeout=timeout_s)
-        )
+
+        def ask(timeout_s: float) -> list[TopicPartition]:
+            answers: list[TopicPartition] = self._fetch.consumer.committed(asked, timeout=timeout_s)
+            for each in answers:
+                if each.error is not None:
+                    raise KafkaException(each.error)
+            return answers
+
+        found = self._cluster.call(f"positions of {self.group}", ask)
         positions = {}
         for each in found:
             start, end = self._places.range(self.topic, each.partition)
@@ -150,19 +167,25 @@ class KafkaReader:
         """Send both positions of every partition; the answer comes to `_on_commit`."""
         if not self._fetch.next:
             return
-        offsets = [
+        offsets = self._offsets()
+        self._fetch.consumer.commit(offsets=offsets, asynchronous=True)
+        self._unanswered += 1
+        self._dirty, self._published_at = False, time.monotonic()
+
+    def _offsets(self) -> list[TopicPartition]:
+        return [
             encode_place(self.topic, n, Place(self._committed[n], read), self._start[n])
             for n, read in self._fetch.next.items()
         ]
+
+    def _commit_now(self) -> None:
+        """Commit from within a callback, where nothing can be polled. A hint, as every commit of a member."""
         try:
-            self._fetch.consumer.commit(offsets=offsets, asynchronous=True)
+            self._fetch.consumer.commit(offsets=self._offsets(), asynchronous=False)
         except KafkaException as error:
-            if error.args[0].code() not in MOVING:
-                raise
+            if error.args[0].code() not in MOVING and not passes(error.args[0]):
+                raise self._cluster.verdict(f"committing {self.group}", error.args[0]) from error
             self.refused_commits += 1
-            return
-        self._unanswered += 1
-        self._dirty, self._published_at = False, time.monotonic()
 
     def _settle(self, wait_s: float, *, must: bool = True) -> None:
         """Wait for the answers to everything published; messages that come meanwhile are kept for the next poll."""
@@ -183,14 +206,16 @@ class KafkaReader:
         else:
             raise self._cluster.verdict(f"committing {self.group}", answer)
 
-    def _on_commit(self, error: Any, _places: Any) -> None:
-        self._unanswered, self._answer = max(0, self._unanswered - 1), error
+    def _on_commit(self, error: Any, places: Sequence[TopicPartition]) -> None:
+        self._unanswered -= 1
+        self._answer = error or next((each.error for each in places if each.error is not None), None)
 
     def _on_assign(self, _consumer: Any, given: Sequence[TopicPartition]) -> None:
         numbers = [each.partition for each in given]
         positions = self._resume(numbers)
         if self._member is not None:
-            chosen = self._member.assigned(numbers) or {}
+            with self._telling():
+                chosen = self._member.assigned(numbers) or {}
             positions.update({n: offset for n, offset in chosen.items() if n in positions})
         self._fetch.add(positions)
         self._fetch.consumer.incremental_assign(
@@ -207,9 +232,18 @@ class KafkaReader:
     def _give_back(self, taken: Sequence[TopicPartition], tell: Callable[[list[int]], None] | None) -> None:
         numbers = [each.partition for each in taken if each.partition in self._fetch.next]
         if tell is not None and numbers:
-            tell(numbers)
+            with self._telling():
+                tell(numbers)
         self._fetch.remove(numbers)
         self._fetch.consumer.incremental_unassign(list(taken))
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        self._told = True
+        try:
+            yield
+        finally:
+            self._told = False
 
     def _own(self, partition: int) -> None:
         if partition not in self._fetch.next:

@@ -1,0 +1,206 @@
+"""A broker that restarts or is cut off, a writer that is killed: nothing acknowledged is lost, nothing is doubled."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from infra.config import KafkaConfig, LogConfig
+from infra.errors import ConfigError, CorruptStateError, RetryableError
+from infra.eventlog import open_log
+from infra.eventlog.kafka import log as kafka_log
+from tests.eventlog.kafka_writer import numbers_in
+
+# Requests give up early, so that a cut shorter than librdkafka's minute makes it send again what was written.
+IMPATIENT = KafkaConfig(client={"socket.timeout.ms": 1_500, "request.timeout.ms": 1_000})
+ROOT = Path(__file__).parents[2]
+
+
+class Traffic:
+    """A writer and a reader of one topic, each in a thread and a log of its own, until told to stop."""
+
+    def __init__(self, url, config):
+        self.url, self.config = url, config
+        self.stop = threading.Event()
+        self.acknowledged, self.read, self.errors = 0, [], []
+        self.logs = [open_log(url, config) for _ in range(2)]
+        self.threads = [threading.Thread(target=run) for run in (self._write, self._read)]
+        for thread in self.threads:
+            thread.start()
+
+    def _write(self):
+        writer = self.logs[0].writer("t")
+        number = 0
+        while not self.stop.is_set():
+            for _ in range(5):
+                writer.append(0, b"%d" % number, timestamp_ms=number)
+                number += 1
+            while writer.pending_bytes:
+                try:
+                    writer.flush()
+                except RetryableError as error:
+                    self.errors.append(str(error))
+            self.acknowledged = number
+            time.sleep(0.002)
+
+    def _read(self):
+        reader = self.logs[1].reader("t", "r")
+        while not self.stop.is_set() or len(self.read) < self.acknowledged:
+            self.read += [int(bytes(record.value)) for _, record in reader.poll(64, timeout_s=0.02)]
+
+    def grows(self, timeout_s=30.0):
+        """Wait until more is written and read than now."""
+        written, read, deadline = self.acknowledged, len(self.read), time.monotonic() + timeout_s
+        while self.acknowledged <= written + 50 or len(self.read) <= read + 50:
+            assert time.monotonic() < deadline, (written, self.acknowledged, read, len(self.read), self.errors)
+            time.sleep(0.01)
+
+    def finish(self):
+        self.stop.set()
+        for thread in self.threads:
+            thread.join(30)
+            assert not thread.is_alive()
+        whole = list(range(self.acknowledged))
+        assert self.read == whole
+        assert numbers_in(self.logs[0]) == whole
+        for log in self.logs:
+            log.close()
+
+
+@pytest.fixture
+def url(own_broker):
+    url = f"kafka://{own_broker.address}/f{uuid.uuid4().hex}"
+    log = open_log(url, LogConfig())
+    log.create_topic("t", 1)
+    log.close()
+    return url
+
+
+def test_a_broker_that_is_killed_and_restarted_loses_and_doubles_nothing(own_broker, url, capfd):
+    traffic = Traffic(url, LogConfig())
+    traffic.grows()
+    own_broker.kill()
+    time.sleep(1.0)
+    waiting_s = [log.waiting_s for log in traffic.logs]
+    own_broker.start()
+    traffic.grows()
+    assert [log.waiting_s for log in traffic.logs] == [0.0, 0.0]
+    traffic.finish()
+    assert min(waiting_s) > 0
+    said = capfd.readouterr().err
+    assert said.count("no answer") == said.count("answers again") == 2
+
+
+def test_a_cut_loses_and_doubles_nothing_though_requests_are_sent_again(own_broker, url, capfd):
+    traffic = Traffic(url, LogConfig(kafka=IMPATIENT))
+    for cut_s in (4.0, 0.5):
+        traffic.grows()
+        own_broker.pause()
+        time.sleep(cut_s)
+        own_broker.resume()
+        traffic.grows()
+    traffic.finish()
+    assert capfd.readouterr().err.count("answers again") >= 2
+
+
+def test_calls_give_up_after_their_patience_and_say_what_to_do(own_broker, url, monkeypatch):
+    monkeypatch.setattr(kafka_log, "CONNECT_S", 0.5)
+    config = LogConfig(kafka=KafkaConfig(patience_s=0.5))
+    log = open_log(url, config)
+    log.partitions("t")
+    own_broker.pause()
+    try:
+        for call in (lambda: log.end_offset("t", 0), lambda: log.reader_lag("t"), lambda: open_log(url, config)):
+            with pytest.raises(RetryableError, match="check that the brokers run"):
+                call()
+    finally:
+        own_broker.resume()
+    assert log.end_offset("t", 0) == 0
+    log.close()
+
+
+def test_a_writer_that_is_killed_leaves_what_it_was_told_is_durable_once_and_in_order(own_broker, url):
+    log = open_log(url, LogConfig())
+    first = 0
+    for round_ in range(3):
+        command = [sys.executable, "-m", "tests.eventlog.kafka_writer", url, str(first)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
+            for _ in range(20 + 13 * round_):
+                acknowledged = int(process.stdout.readline())
+            process.kill()
+            acknowledged = max([acknowledged, *map(int, process.stdout.read().split())])
+        assert process.returncode == -signal.SIGKILL
+        time.sleep(0.2)  # what the kernel still held
+        found = numbers_in(log)
+        assert found == list(range(len(found)))
+        assert len(found) >= acknowledged
+        first = len(found)
+    log.close()
+
+
+def test_the_first_records_of_a_new_partition_are_not_mistaken_for_doubles(own_broker, url):
+    log = open_log(url, LogConfig())
+    value = bytes(1_500_000)
+    for number in range(12):
+        log.create_topic(f"new{number}", 2)
+        writer = log.writer(f"new{number}")
+        for each in (b"first", value, b"last"):
+            writer.append(0, each, timestamp_ms=1)
+        writer.close()
+        assert [len(record.value) for record in log.read(f"new{number}", 0, 0)] == [5, len(value), 4]
+    log.close()
+
+
+def test_a_reader_that_retention_overtook_says_so_and_skips_nothing(own_broker, url):
+    log = open_log(url, LogConfig())
+    writer = log.writer("t")
+    for number in range(10):
+        writer.append(0, b"%d" % number, timestamp_ms=1)
+    writer.flush()
+    reader = log.reader("t", "r")
+    assert len(reader.poll(4)) == 4
+    reader.commit()
+    log.forget_reader("t", "r")
+    assert log.retain("t", before_ms=1 << 60) == 9
+    late = log.reader("t", "late")
+    assert late.position(0) == 9
+    reader.seek(0, 9)
+    log.close()
+    with pytest.raises(ValueError, match="the log holds 9 to 10"):
+        open_log(url, LogConfig()).read("t", 0, 4)
+
+
+def test_a_reader_that_comes_back_behind_the_start_says_so(own_broker, url):
+    log = open_log(url, LogConfig())
+    writer = log.writer("t")
+    for _ in range(10):
+        writer.append(0, b"x", timestamp_ms=1)
+    writer.flush()
+    reader = log.reader("t", "r")
+    reader.commit({0: 3})
+    behind = open_log(url, LogConfig())
+    reader_behind = behind.reader("t", "r")
+    log.forget_reader("t", "r")
+    log.retain("t", before_ms=1 << 60)
+    with pytest.raises(CorruptStateError, match="retention"):
+        reader_behind.poll(timeout_s=5.0)
+    reader_behind.close()  # publishes nothing: it was told that its place is gone
+    log.close()
+    behind.close()
+
+
+def test_a_topic_that_takes_smaller_records_is_named_with_what_to_change(own_broker, url):
+    small = open_log(url, LogConfig(kafka=KafkaConfig(max_record_bytes=100_000)))
+    small.create_topic("small", 1)
+    small.close()
+    log = open_log(url, LogConfig())
+    writer = log.writer("small")
+    writer.append(0, bytes(200_000), timestamp_ms=1)
+    with pytest.raises(ConfigError, match=r"max\.message\.bytes"):
+        writer.flush()
+    log.close()

@@ -1,0 +1,103 @@
+"""Anyone's client can feed ouzel and read it: checked against kafka-python and aiokafka, which share no code of ours."""
+
+import asyncio
+import uuid
+
+import kafka as other
+import pytest
+from aiokafka import AIOKafkaProducer
+from kafka.admin import KafkaAdminClient, NewTopic
+
+from infra.config import KafkaConfig, LogConfig
+from infra.eventlog import open_log
+from infra.hashing import partition_of
+
+KEYS = ["U1", "U81994", "élan", "a-long-key-of-some-thirty-letters", "x" * 257]
+
+
+@pytest.fixture
+def prefix():
+    return f"i{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def log(kafka, prefix):
+    log = open_log(f"kafka://{kafka}/{prefix}", LogConfig())
+    log.create_topic("t", 4)
+    yield log
+    log.close()
+
+
+def in_partitions(log):
+    """(partition, key) of every record."""
+    return {(p, record.key.decode()) for p in range(4) for record in log.read("t", p, 0)}
+
+
+def test_records_of_kafka_python_are_read_and_lie_where_ours_would(kafka, prefix, log):
+    producer = other.KafkaProducer(bootstrap_servers=kafka)
+    for key in KEYS:
+        producer.send(f"{prefix}.t", b"value", key=key.encode(), headers=[("a", b"b")], timestamp_ms=1_700_000_000_000)
+    producer.close()
+    assert in_partitions(log) == {(partition_of(key, 4), key) for key in KEYS}
+    record = log.last_record("t", partition_of("U1", 4))
+    assert (record.timestamp_ms, record.meta, bytes(record.value)) == (1_700_000_000_000, b"", b"value")
+
+
+def test_records_of_aiokafka_lie_where_ours_would(kafka, prefix, log):
+    async def send():
+        async with AIOKafkaProducer(bootstrap_servers=kafka) as producer:
+            for key in KEYS:
+                await producer.send_and_wait(f"{prefix}.t", b"value", key=key.encode())
+
+    asyncio.run(send())
+    assert in_partitions(log) == {(partition_of(key, 4), key) for key in KEYS}
+
+
+@pytest.mark.parametrize("codec", ["none", "gzip"])
+def test_our_records_are_read_by_kafka_python_without_an_extra(kafka, prefix, codec):
+    log = open_log(f"kafka://{kafka}/{prefix}", LogConfig(kafka=KafkaConfig(compression=codec)))
+    log.create_topic("t", 1)
+    writer = log.writer("t")
+    writer.append(0, b"value " * 1_000, timestamp_ms=1_700_000_000_000, key=b"key", meta=b"meta")
+    writer.append(0, b"", timestamp_ms=-5)
+    writer.close()
+    log.close()
+    consumer = other.KafkaConsumer(
+        f"{prefix}.t", bootstrap_servers=kafka, auto_offset_reset="earliest", consumer_timeout_ms=5_000
+    )
+    first, second = (next(consumer) for _ in range(2))
+    consumer.close()
+    assert (first.timestamp, first.key, first.value) == (1_700_000_000_000, b"key", b"value " * 1_000)
+    assert first.headers == [("ouzel-meta", b"meta")]
+    assert (second.timestamp, second.key, second.value) == (1, None, b"")
+    assert second.headers == [("ouzel-timestamp", b"-5")]
+
+
+def test_committed_positions_are_a_group_that_any_tool_shows(kafka, prefix, log):
+    writer = log.writer("t")
+    for _ in range(5):
+        writer.append(2, b"x", timestamp_ms=1)
+    writer.flush()
+    reader = log.reader("t", "r")
+    reader.poll(3)
+    reader.commit()
+    assert len(reader.poll()) == 2
+    assert reader.poll() == []  # whoever comes back with nothing has said what it has read
+    admin = KafkaAdminClient(bootstrap_servers=kafka)
+    (found,) = admin.list_group_offsets([f"{prefix}.t/r"]).values()
+    admin.close()
+    at = found[other.TopicPartition(f"{prefix}.t", 2)]
+    assert (at.offset, at.metadata.rstrip("\0")) == (3, '{"read":5}')
+
+
+def test_in_a_topic_with_append_time_the_brokers_clock_counts(kafka, prefix, log):
+    admin = KafkaAdminClient(bootstrap_servers=kafka)
+    settings = {"message.timestamp.type": "LogAppendTime"}
+    admin.create_topics([NewTopic(f"{prefix}.live", 1, 1, topic_configs=settings)])
+    admin.close()
+    log.create_topic("live", 1)
+    writer = log.writer("live")
+    writer.append(0, b"x", timestamp_ms=5)
+    writer.append(0, b"x", timestamp_ms=-5)
+    writer.close()
+    assert all(record.timestamp_ms > 1_600_000_000_000 for record in log.read("live", 0, 0))
