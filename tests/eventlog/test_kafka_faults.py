@@ -26,7 +26,7 @@ class Traffic:
 
     def __init__(self, url, config):
         self.url, self.config = url, config
-        self.stop = threading.Event()
+        self.stop, self.written = threading.Event(), threading.Event()
         self.acknowledged, self.read, self.errors = 0, [], []
         self.logs = [open_log(url, config) for _ in range(2)]
         self.threads = [threading.Thread(target=run) for run in (self._write, self._read)]
@@ -50,7 +50,7 @@ class Traffic:
 
     def _read(self):
         reader = self.logs[1].reader("t", "r")
-        while not self.stop.is_set() or len(self.read) < self.acknowledged:
+        while not self.written.is_set() or len(self.read) < self.acknowledged:
             self.read += [int(bytes(record.value)) for _, record in reader.poll(64, timeout_s=0.02)]
 
     def grows(self, timeout_s=30.0):
@@ -63,8 +63,9 @@ class Traffic:
     def finish(self):
         self.stop.set()
         for thread in self.threads:
-            thread.join(30)
+            thread.join(60)
             assert not thread.is_alive()
+            self.written.set()
         whole = list(range(self.acknowledged))
         assert self.read == whole
         assert numbers_in(self.logs[0]) == whole

@@ -1,4 +1,4 @@
-"""Anyone's client can feed ouzel and read it: checked against kafka-python and aiokafka, which share no code of ours."""
+"""Anyone's client can feed ouzel and read it: checked against kafka-python and aiokafka, which share no code."""
 
 import asyncio
 import uuid

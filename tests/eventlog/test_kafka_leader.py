@@ -32,7 +32,7 @@ def leader(log):
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_a_killed_leader_loses_and_doubles_nothing(three):
+def test_a_killed_leader_loses_and_doubles_nothing(three, capfd):
     url = f"kafka://{three.address}/l{uuid.uuid4().hex}"
     config = LogConfig(kafka=KafkaConfig(replication=3))
     log = open_log(url, config)
@@ -49,3 +49,4 @@ def test_a_killed_leader_loses_and_doubles_nothing(three):
     traffic.grows(60)
     traffic.finish()
     log.close()
+    assert capfd.readouterr().err.count("no answer") <= 12  # said, and not said again and again

@@ -18,7 +18,7 @@ from confluent_kafka.admin import OffsetSpec
 
 from infra.errors import CorruptStateError
 from infra.eventlog.base import Record
-from infra.eventlog.kafka.cluster import FIX, Cluster
+from infra.eventlog.kafka.cluster import FIX, TRY_S, Cluster
 from infra.eventlog.kafka.link import SAY_AFTER_S
 from infra.eventlog.kafka.places import answered
 from infra.eventlog.kafka.records import record_of
@@ -153,6 +153,7 @@ class Fetcher:
             self._buffers[number].append(record)
             self._buffered += 1
             self._buffered_bytes += len(record.value)
+            self._heard_at = time.monotonic()
             self._cluster.link.answered()
 
     def _meet(self, number: int, offset: int, error: Any) -> None:
@@ -203,7 +204,7 @@ class Fetcher:
         if not self._asked:
             places = {TopicPartition(self._topic, n): OffsetSpec.latest() for n in self._turn}
             answers = self._cluster.admin.list_offsets(
-                places, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=30
+                places, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=TRY_S
             )
             self._asked, self._asked_at = {place.partition: answer for place, answer in answers.items()}, now
         try:
@@ -212,12 +213,14 @@ class Fetcher:
                 self._ends[number] = answered(end)
         except TimeoutError:
             waited = time.monotonic() - self._asked_at
-            if waited >= SAY_AFTER_S:
+            if self._heard_at > self._asked_at:  # records have come since: a broker that has gone was asked
+                self._asked = {}
+            elif waited >= SAY_AFTER_S:
                 self._cluster.link.lost(f"reading {self._topic}", for_s=waited)
             return False
         except KafkaException as error:
             self._asked = {}
-            if self._cluster.link.waiting_s or error.args[0].code() == KafkaError._TIMED_OUT:
+            if error.args[0].code() == KafkaError._TIMED_OUT and self._heard_at < self._asked_at:
                 self._cluster.link.lost(error.args[0].str(), for_s=time.monotonic() - self._asked_at)
             self._cluster.look_again()
             return False
