@@ -105,8 +105,10 @@ class Table(Protocol):
     def gather(self, rows: NDArray[np.int32], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Vectors (n, dim) of row numbers; -1 reads as zeros. Raises ValueError on a number never given out."""
 
-    def lookup(self, keys: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Vectors (n, dim) and found (n,); absent keys read as zeros. Never inserts."""
+    def lookup(
+        self, keys: NDArray[np.int64], out: NDArray[np.float32] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Vectors (n, dim), in `out` if given, and found (n,); absent keys read as zeros. Never inserts."""
 
     def put(
         self,

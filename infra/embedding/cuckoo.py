@@ -18,8 +18,9 @@ from infra.embedding.admission import AdmissionSketch, draw, sketch_base
 from infra.embedding.base import Rows, as_keys, as_occurrences, as_tick, digest_of
 from infra.embedding.eviction import candidates, least, scores_of
 from infra.embedding.expiry import Tombstones, collect_expired, count_expired
-from infra.embedding.gather import unique_inverse
+from infra.embedding.gather import checked_out, unique_inverse
 from infra.embedding.insert import CHUNK_BITS, FULL, hide_expired, insert, touch
+from infra.embedding.lookup import look_up
 from infra.embedding.machine import Int
 from infra.embedding.policy import FREE, NEVER, Counts, Memory, Policy, room_to_leave
 from infra.embedding.slab import MAX_ROWS
@@ -77,9 +78,14 @@ class EmbeddingTable(RowStore):
             hide_expired(self.last_seen, self._horizon, rows)
         return rows
 
-    def lookup(self, keys: Keys) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        rows = self.find(keys)
-        return self.gather(rows), rows >= 0
+    def lookup(
+        self, keys: Keys, out: NDArray[np.float32] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        keys, index = as_keys(keys), self._index
+        result, found = checked_out(out, len(keys), self.dim), np.empty(len(keys), np.bool_)
+        horizon = self._horizon if self.policy.expiry_ticks else NEVER
+        look_up(index.words, index.cells, index.head, keys, self.values, self.last_seen, horizon, result, found)
+        return result, found
 
     # --- rows come ----------------------------------------------------------------------------------------------
 

@@ -9,28 +9,53 @@ from numpy.typing import NDArray
 
 from infra.embedding.base import as_keys, as_rows
 from infra.embedding.initial import mix64
-from infra.embedding.machine import prefetch
+from infra.embedding.machine import Int, copy_line, prefetch
 
 AHEAD = 8  # rows between a prefetch and its use
+_LINE = 16  # float32 in a cache line
 _U = np.uint64
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def fetch_row(flat: NDArray[np.float32], row: Int, dim: Int) -> None:
+    """Prefetch every cache line of a row of `dim`; nothing where the row is -1."""
+    if row >= 0:
+        start = np.int64(row) * dim
+        prefetch(flat, start)
+        prefetch(flat, start + dim - 1)
+        at = _LINE
+        while at + _LINE < dim:
+            prefetch(flat, start + at)
+            at += _LINE
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def copy_row(flat: NDArray[np.float32], row: Int, dim: Int, out: NDArray[np.float32], i: Int) -> None:
+    """Row i of `out` becomes `row` of `flat`; both are flat, and rows of `dim`."""
+    source, target = np.int64(row) * dim, np.int64(i) * dim
+    at = 0
+    while at + _LINE <= dim:
+        copy_line(out, target + at, flat, source + at)
+        at += _LINE
+    while at < dim:
+        out[_U(target + at)] = flat[_U(source + at)]
+        at += 1
 
 
 @njit(cache=True, nogil=True)
 def _gather(values: NDArray[np.float32], high: int, rows: NDArray[np.int32], out: NDArray[np.float32]) -> bool:
-    flat = values.reshape(-1)
-    dim = values.shape[1]
+    flat, target, dim = values.reshape(-1), out.reshape(-1), values.shape[1]
     for i in range(len(rows)):
-        if i + AHEAD < len(rows) and rows[_U(i + AHEAD)] >= 0:
-            prefetch(flat, np.int64(rows[_U(i + AHEAD)]) * dim)
+        if i + AHEAD < len(rows):
+            fetch_row(flat, rows[_U(i + AHEAD)], dim)
         row = rows[_U(i)]
         if row >= high or row < -1:
             return False
         if row < 0:
             for j in range(dim):
-                out[_U(i), _U(j)] = 0.0
+                target[_U(i * dim + j)] = 0.0
         else:
-            for j in range(dim):
-                out[_U(i), _U(j)] = values[_U(row), _U(j)]
+            copy_row(flat, row, dim, target, i)
     return True
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from infra.embedding.machine import Int
+from infra.embedding.machine import Int, leaf
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _M1 = 0xBF58476D1CE4E5B9
@@ -33,7 +33,7 @@ def mix64(x: np.uint64) -> np.uint64:
     return x ^ (x >> np.uint64(31))
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def write_initial(base: int, key: Int, units: NDArray[np.float64], out: NDArray[np.float32], row: Int) -> None:
     """Write the initial vector of `key` into out[row]; units (dim,) = scale / 2²⁴."""
     x = mix64(np.uint64(key) ^ np.uint64(base))

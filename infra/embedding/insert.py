@@ -43,10 +43,16 @@ def insert(
     while lo < len(keys):
         hi = bk.approach(words, head, keys, lo, near, far)
         for i in range(lo, hi):
+            row = np.int64(bk.row_at(words, cells, near[_U(i - lo)], far[_U(i - lo)], keys[_U(i)]))
+            rows[_U(i)] = row
+            if row >= 0:
+                prefetch(last_seen, row)
+        for i in range(lo, hi):
             a, b, key = near[_U(i - lo)], far[_U(i - lo)], keys[_U(i)]
-            spot = bk.locate(words, cells, a, b, key)
-            if spot >= 0:
-                row = np.int64(cells[bk.cell_of(spot)]) - 1
+            row = np.int64(rows[_U(i)])
+            if row < 0:  # an equal key before it in this block may have got a row
+                row = np.int64(bk.row_at(words, cells, a, b, key))
+            if row >= 0:
                 rows[_U(i)] = row
                 last_seen[_U(row)] = max(last_seen[_U(row)], np.int32(tick))
                 continue

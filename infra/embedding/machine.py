@@ -46,11 +46,14 @@ if TYPE_CHECKING:
     def lowest_bit(bits: np.uint64) -> np.uint64:
         """Number of the lowest set bit; 64 where there is none."""
 
+    def copy_line(target: Any, to: Int, source: Any, at: Int) -> None:
+        """target[to : to + 16] = source[at : at + 16], float32, without a look at whether the two overlap."""
+
 else:
 
-    def _at(context, builder, signature, args):
-        """Address of item args[1] in array args[0]."""
-        data = cgutils.create_struct_proxy(signature.args[0])(context, builder, value=args[0]).data
+    def _at(context, builder, array, args):
+        """Address of item args[1] in array args[0], whose type is `array`."""
+        data = cgutils.create_struct_proxy(array)(context, builder, value=args[0]).data
         return builder.gep(data, [args[1]])
 
     def _line(context, builder, signature, args, bits):
@@ -58,7 +61,7 @@ else:
         from llvmlite import ir
 
         vector = ir.VectorType(ir.IntType(bits), 512 // bits)
-        line = builder.load(builder.bitcast(_at(context, builder, signature, args), vector.as_pointer()))
+        line = builder.load(builder.bitcast(_at(context, builder, signature.args[0], args), vector.as_pointer()))
         line.align = 64
         return line
 
@@ -76,7 +79,7 @@ else:
 
         def codegen(context, builder, signature, args):
             i32, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
-            address = builder.bitcast(_at(context, builder, signature, args), pointer)
+            address = builder.bitcast(_at(context, builder, signature.args[0], args), pointer)
             kind = ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32])
             fn = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
             builder.call(fn, [address, i32(0), i32(3), i32(1)])  # to read, into all levels, data
@@ -129,3 +132,17 @@ else:
             return builder.call(fn, [args[0], i1(0)])
 
         return types.uint64(types.uint64), codegen
+
+    @intrinsic
+    def copy_line(typingctx, target, to, source, at):
+        """target[to : to + 16] = source[at : at + 16]."""
+        from llvmlite import ir
+
+        def codegen(context, builder, signature, args):
+            line = ir.VectorType(ir.FloatType(), 16).as_pointer()
+            read = builder.load(builder.bitcast(_at(context, builder, signature.args[2], args[2:]), line))
+            read.align = 4
+            builder.store(read, builder.bitcast(_at(context, builder, signature.args[0], args[:2]), line), align=4)
+            return context.get_dummy_value()
+
+        return types.none(target, types.int64, source, types.int64), codegen

@@ -250,9 +250,11 @@ class DictTable:
             result[i] = self.values[row] if row != ABSENT else 0.0
         return result
 
-    def lookup(self, keys: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def lookup(
+        self, keys: NDArray[np.int64], out: NDArray[np.float32] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         rows = self.find(keys)
-        return self.gather(rows), rows >= 0
+        return self.gather(rows, out), rows >= 0
 
     def put(
         self,
