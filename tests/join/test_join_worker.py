@@ -89,7 +89,7 @@ def test_a_second_worker_that_loses_the_race_can_only_repeat_identical_records(
     blind = pair[1]
     while not pair[0].ended:
         pair[0].step()
-    blind._written = {p: log.end_offset("examples", p) for p in range(logs.PARTITIONS)}  # looked just before
+    blind.held.written = {p: log.end_offset("examples", p) for p in range(logs.PARTITIONS)}  # looked just before
     blind.step()
     known = {(p, decode_example_meta(meta).seq): (meta, value) for p, _, meta, value, _ in whole}
     records = logs.contents(log)
@@ -129,14 +129,14 @@ def test_a_full_disk_is_waited_out_and_changes_no_byte(tmp_path: Path, whole: An
     log = logs.with_events(tmp_path / "again")
     naps: list[float] = []
     joiner = logs.worker(log, sleep=naps.append)
-    flush, tries = joiner._examples.flush, iter(range(100))
+    flush, tries = joiner.held.examples.flush, iter(range(100))
 
     def full_at_first() -> None:
         if next(tries) < 3:
             raise RetryableError("no space", after_s=0.5)
         flush()
 
-    joiner._examples.flush = full_at_first  # type: ignore[method-assign]
+    joiner.held.examples.flush = full_at_first  # type: ignore[method-assign]
     while joiner.step():
         pass
     assert naps == [0.5] * 3

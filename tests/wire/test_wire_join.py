@@ -177,7 +177,7 @@ def test_workers_that_die_anywhere_bury_every_event_once_and_write_the_same_byte
         if worker.ended:
             break
         if rng.random() < 0.5:
-            worker._examples.flush = lambda: None  # type: ignore[method-assign]
+            worker.held.examples.flush = lambda: None  # type: ignore[method-assign]
             worker.step()  # its letters are durable, its output is not
     join_all(log, WireConfig())
     assert logs.contents(log) == logs.contents(whole)
@@ -205,13 +205,13 @@ def test_other_limits_after_a_restart_bring_nothing_back_and_kill_nothing_that_l
     narrow = WireConfig(max_id_bytes=2)
     for wire in (wide, narrow):
         joiner = join(log, wire)
-        for p, joined in joiner._joiners.items():
+        for p, joined in joiner.held.joiners.items():
             records = log.read("events", p, joined.next_offset, joined.rebuild_end - joined.next_offset + 1)
-            joiner._outputs += [(p, out) for out in joiner._intakes[p].feed(records)]
+            joiner.held.feed(p, records)
             assert not joined.rebuilding
             assert joiner.last(p) is not None
         assert not joiner.dead
-        joiner._outputs.clear()
+        joiner.held.outputs.clear()
         joiner._reader.close()
     join_all(log, WireConfig())
     assert logs.contents(log) == logs.contents(whole)
