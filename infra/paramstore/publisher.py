@@ -27,6 +27,7 @@ from infra.paramstore.tensors import encode_tensors
 from infra.paramstore.version import TOPIC, Kind, VersionMeta, decode_meta, digest_of, encode_meta
 
 PART_BYTES = 8 << 20  # a record's value; larger versions travel in parts
+META_BYTES = 32 << 10  # kept free in a record for its meta
 
 
 class Publisher:
@@ -36,7 +37,7 @@ class Publisher:
         self, log: EventLog, snapshots: SnapshotStore, aliases: Marks, *, fingerprint: str, part_bytes: int = PART_BYTES
     ) -> None:
         self._log, self._snapshots, self._aliases = log, snapshots, aliases
-        self._fingerprint, self._part_bytes = fingerprint, part_bytes
+        self._fingerprint, self._part_bytes = fingerprint, min(part_bytes, log.max_record_bytes - META_BYTES)
         self._lock = _lock(snapshots.folder / ".publisher")
         snapshots.sweep()
         self._writer = log.writer(TOPIC)

@@ -32,6 +32,7 @@ from infra.eventlog.topics import MAX_PARTITIONS, check_name
 CONNECT_S = 15.0  # the first contact: an address may be wrong
 APPEAR_S = 30.0  # until every broker knows a new topic
 MIN_SEGMENT_BYTES = 1 << 20  # Kafka 4 accepts no smaller
+OURS_ALONE = frozenset({"versions"})  # topics that nobody else reads: a codec may need an extra package
 CURSORS = 4  # partitions that `read` keeps a place in
 
 
@@ -132,6 +133,7 @@ class KafkaLog:
             self.partitions(topic),
             flush_bytes=config.flush_bytes,
             flush_s=config.flush_s,
+            compression="lz4" if topic in OURS_ALONE else config.kafka.compression,
         )
         self._writers = [*(w for w in self._writers if not w.closed), writer]
         return writer

@@ -41,8 +41,10 @@ class KafkaWriter:
         *,
         flush_bytes: int,
         flush_s: float,
+        compression: str,
         flush_wait_s: float = FLUSH_S,
     ) -> None:
+        self._compression = compression
         self._cluster, self._topic, self._partitions = cluster, topic, partitions
         self._max_bytes = cluster.config.max_record_bytes - FRAME_BYTES
         self._flush_bytes, self._flush_s, self._flush_wait_s = flush_bytes, flush_s, flush_wait_s
@@ -173,7 +175,7 @@ class KafkaWriter:
             "linger.ms": 5,  # a flush does not wait for it
             "queue.buffering.max.kbytes": max(4 * self._flush_bytes, 64 << 20) >> 10,
             "queue.buffering.max.messages": 200_000,
-            "compression.type": config.compression,
+            "compression.type": self._compression,
             "partitioner": "murmur2_random",
             "delivery.report.only.error": True,
             "retry.backoff.ms": 50,
