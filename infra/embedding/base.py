@@ -121,6 +121,7 @@ class Table(Protocol):
         """Upsert whole rows, (n, dim), (n, state_dim), (n,) and (n,); of equal keys the last one counts.
 
         Admits every key and moves no tick. Rows that then exceed `row_limit` are evicted as by an assign, whosever.
+        Raises ConfigError, and changes nothing, where rows would exceed `max_rows`.
         A frequency of None or length 0 is 1 where the table keeps one.
         """
 

@@ -93,13 +93,15 @@ class EmbeddingTable(RowStore):
         keys, tick = as_keys(keys), as_tick(tick)
         if tick > self.tick:
             self.advance(tick)
-        if not self.policy.plain:
-            return self._assign_by_policy(keys, tick, as_occurrences(occurrences, len(keys)))
-        before = len(self._index)
-        try:
+        if self._takes_all(len(keys)) and tick >= self._horizon:
             return self._insert(keys, tick)
-        finally:
-            self.counts.inserted += len(self._index) - before
+        return self._assign_by_policy(keys, tick, as_occurrences(occurrences, len(keys)))
+
+    def _takes_all(self, n: int) -> bool:
+        """Whether n keys get their rows whatever they are, so that one pass does it."""
+        policy = self.policy
+        roomy = not policy.byte_budget or len(self._index) + n <= self.row_limit
+        return roomy and policy.admits_all and not policy.frequency
 
     def _assign_by_policy(self, keys: Keys, tick: int, occurrences: NDArray[np.int64]) -> RowNumbers:
         rows, missing = np.empty(len(keys), np.int32), np.empty(len(keys), np.int32)
@@ -121,11 +123,7 @@ class EmbeddingTable(RowStore):
         self.counts.refused += int(often[wanted][~fits].sum())
         wanted[wanted] = fits
         got = np.full(len(new), -1, np.int32)
-        before = len(self._index)
-        try:
-            got[wanted] = self._insert(new[wanted], tick)
-        finally:
-            self.counts.inserted += len(self._index) - before
+        got[wanted] = self._insert(new[wanted], tick)
         if len(self._frequency):
             self._frequency[got[wanted]] = np.minimum(often[wanted], 2**32 - 1)
         rows[at] = got[inverse]
@@ -162,21 +160,27 @@ class EmbeddingTable(RowStore):
         index, heap = self._index, self._heap
         if len(index) + len(keys) > heap.max_rows:
             self.sweep()  # not later: a row of this very call may be one that has expired already
+        before = len(index)
         done: Int = 0
-        at: Int
-        while True:
-            at = insert(
+        while done < len(keys):
+            at, returned = insert(
                 index.words, index.cells, index.head, heap.free, heap.head, self.values, self.state, self.last_seen,
-                self._row_keys, self._bounds, keys, rows, done, tick, self._base, self._units, self._state_init,
+                self._row_keys, self._bounds, keys, rows, done,
+                self._horizon, tick, self._base, self._units, self._state_init,
             )  # fmt: skip
-            if at == len(keys):
-                return rows
+            self.counts.inserted += len(index) - before + returned
+            self.counts.expired += returned
             if at == FULL:
-                raise ConfigError(
-                    f"table {self.slot!r} holds {len(self)} rows, its max_rows; raise max_rows or expire rows sooner"
-                )
-            done = at
-            index.grow()
+                raise self._full()
+            before, done = len(index), at
+            if at < len(keys):
+                index.grow()
+        return rows
+
+    def _full(self) -> ConfigError:
+        return ConfigError(
+            f"table {self.slot!r} holds {len(self)} rows, its max_rows; raise max_rows or expire rows sooner"
+        )
 
     def put(
         self, keys: Keys, values: ArrayLike, state: ArrayLike, last_seen: ArrayLike, frequency: ArrayLike | None = None
@@ -186,8 +190,10 @@ class EmbeddingTable(RowStore):
         new_values = np.asarray(values, np.float32).reshape(n, self.dim)
         new_state = np.asarray(state, np.float32).reshape(n, self.state_dim)
         new_seen = np.asarray(last_seen, np.int32).reshape(n)
-        self._index.expect(n)
-        rows = self._insert(keys, NEVER)
+        self._expect(keys)
+        inserted = self.counts.inserted
+        rows = self._insert(keys, FREE - 1)  # any tick at which none of them has expired
+        self.counts.inserted = inserted
         self.values[rows] = new_values
         self.state[rows] = new_state
         self.last_seen[rows] = new_seen
@@ -201,6 +207,15 @@ class EmbeddingTable(RowStore):
             self._evict(room_to_leave(self.row_limit, len(self._index), 0, 0), np.empty(0, np.int32))
             rows = self.find(keys)
         return rows
+
+    def _expect(self, keys: Keys) -> None:
+        """Raise ConfigError where keys do not fit, before anything is changed; else make room for them at once."""
+        if len(self._index) + len(keys) > self._heap.max_rows:
+            self.sweep()
+            absent = np.unique(keys[self._index.find(keys) < 0])
+            if len(self._index) + len(absent) > self._heap.max_rows:
+                raise self._full()
+        self._index.expect(len(keys))
 
     # --- rows go ------------------------------------------------------------------------------------------------
 

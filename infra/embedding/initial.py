@@ -40,7 +40,8 @@ def write_initial(base: int, key: Int, units: NDArray[np.float64], out: NDArray[
     for j in range(out.shape[1]):
         x += np.uint64(_GOLDEN)
         u = np.int64(mix64(x) >> np.uint64(40))
-        out[row, j] = np.float32(np.float64(2 * u + 1 - (1 << 24)) * units[j]) if units[j] else np.float32(0)
+        # + 0.0: a scale of zero gives zeros without a sign
+        out[row, j] = np.float32(np.float64(2 * u + 1 - (1 << 24)) * units[j] + 0.0)
 
 
 def per_column(numbers: float | Sequence[float], n: int, name: str) -> NDArray[np.float64]:

@@ -32,40 +32,52 @@ def insert(
     keys: NDArray[np.int64],
     rows: NDArray[np.int32],
     start: Int,
+    horizon: int,
     tick: int,
     base: int,
     units: NDArray[np.float64],
     state_init: NDArray[np.float32],
-) -> Int:
-    """Look up or insert keys[start:]; n when done, the first i that needs a larger index, -1 when no row is left."""
+) -> tuple[Int, int]:
+    """Look up or insert keys[start:]; n when done, the first i that needs a larger index, -1 when no row is left.
+
+    And how many rows began anew in place, because they were last seen before `horizon` and their keys returned.
+    """
     near, far = bk.block()
+    returned = 0
     lo = start
     while lo < len(keys):
         hi = bk.approach(words, head, keys, lo, near, far)
         for i in range(lo, hi):
-            row = np.int64(bk.row_at(words, cells, near[_U(i - lo)], far[_U(i - lo)], keys[_U(i)]))
-            rows[_U(i)] = row
-            if row >= 0:
-                prefetch(last_seen, row)
+            spot = bk.locate(words, cells, near[_U(i - lo)], far[_U(i - lo)], keys[_U(i)])
+            rows[_U(i)] = cells[bk.cell_of(spot)] - 1 if spot >= 0 else -1
+            if spot >= 0:
+                prefetch(last_seen, np.int64(rows[_U(i)]))
+        made = 0
         for i in range(lo, hi):
-            a, b, key = near[_U(i - lo)], far[_U(i - lo)], keys[_U(i)]
-            row = np.int64(rows[_U(i)])
-            if row < 0:  # an equal key before it in this block may have got a row
-                row = np.int64(bk.row_at(words, cells, a, b, key))
-            if row >= 0:
-                rows[_U(i)] = row
+            row, key = np.int64(rows[_U(i)]), keys[_U(i)]
+            if row >= 0 and last_seen[_U(row)] >= horizon:
                 last_seen[_U(row)] = max(last_seen[_U(row)], np.int32(tick))
                 continue
-            reused = heap[1] > 0
-            row = np.int64(free[_U(heap[1] - 1)]) if reused else heap[0]
-            if row >= len(free):
-                return FULL
-            spot = bk.make_room(words, cells, head, a, b)
-            if spot < 0:
-                return i
-            bk.occupy(words, cells, head, spot, key, row)
-            heap[1 if reused else 0] += -1 if reused else 1
-            rows[_U(i)] = row
+            if row < 0:
+                a, b = near[_U(i - lo)], far[_U(i - lo)]
+                if made:
+                    spot = bk.locate(words, cells, a, b, key)
+                    if spot >= 0:  # it came before in this very block
+                        rows[_U(i)] = cells[bk.cell_of(spot)] - 1
+                        continue
+                reused = heap[1] > 0
+                row = np.int64(free[_U(heap[1] - 1)]) if reused else heap[0]
+                if row >= len(free):
+                    return FULL, returned
+                spot = bk.make_room(words, cells, head, a, b)
+                if spot < 0:
+                    return i, returned
+                bk.occupy(words, cells, head, spot, key, row)
+                heap[1 if reused else 0] += -1 if reused else 1
+                rows[_U(i)] = row
+                made += 1
+            else:
+                returned += 1
             last_seen[_U(row)] = tick
             if len(row_keys):
                 row_keys[_U(row)] = key
@@ -75,7 +87,7 @@ def insert(
             for j in range(state.shape[1]):
                 state[_U(row), j] = state_init[j]
         lo = hi
-    return len(keys)
+    return len(keys), returned
 
 
 @njit(cache=True, nogil=True)

@@ -60,11 +60,6 @@ class Policy:
         return self.expiry_ticks > 0 or self.byte_budget > 0
 
     @property
-    def plain(self) -> bool:
-        """Whether every key gets a row at once and keeps it."""
-        return self.admits_all and not self.frequency and not self.loses_rows
-
-    @property
     def admits_all(self) -> bool:
         """Whether a key's first occurrence makes its row."""
         return not self.counts and self.admit_probability == 1.0

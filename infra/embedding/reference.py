@@ -218,9 +218,7 @@ class DictTable:
     def _insert(self, key: int, tick: int) -> None:
         if not self._free:
             if self._high == self._max_rows:
-                raise ConfigError(
-                    f"table {self.slot!r} holds {len(self)} rows, its max_rows; raise max_rows or expire rows sooner"
-                )
+                raise self._full()
             self._free.append(self._high)
             self._high += 1
         row = self._rows[key] = self._free.pop()
@@ -228,6 +226,11 @@ class DictTable:
         self.values[row] = initial_vectors(one, self.slot, self._seed, self.dim, self._init_scale)[0]
         self.state[row] = self._state_init
         self.last_seen[row] = tick
+
+    def _full(self) -> ConfigError:
+        return ConfigError(
+            f"table {self.slot!r} holds {len(self)} rows, its max_rows; raise max_rows or expire rows sooner"
+        )
 
     def _forget(self, key: int) -> None:
         self._free.append(self._rows.pop(key))
@@ -269,6 +272,8 @@ class DictTable:
         new_state = np.asarray(state, np.float32).reshape(n, self.state_dim)
         new_seen = np.asarray(last_seen, np.int32).reshape(n)
         often = np.ones(n, np.uint32) if frequency is None or not np.size(frequency) else np.asarray(frequency)
+        if len(self._rows.keys() | set(as_keys(keys).tolist())) > self._max_rows:
+            raise self._full()
         for i, key in enumerate(as_keys(keys).tolist()):
             if key not in self._rows:
                 self._insert(key, NEVER)
