@@ -160,6 +160,7 @@ class EmbeddingTable(RowStore):
         index, heap = self._index, self._heap
         if len(index) + len(keys) > heap.max_rows:
             self.sweep()  # not later: a row of this very call may be one that has expired already
+        self._expect_rows(len(keys))
         before = len(index)
         done: Int = 0
         while done < len(keys):

@@ -48,9 +48,8 @@ def insert(
     while lo < len(keys):
         hi = bk.approach(words, head, keys, lo, near, far)
         for i in range(lo, hi):
-            spot = bk.locate(words, cells, near[_U(i - lo)], far[_U(i - lo)], keys[_U(i)])
-            rows[_U(i)] = cells[bk.cell_of(spot)] - 1 if spot >= 0 else -1
-            if spot >= 0:
+            rows[_U(i)] = bk.row_at(words, cells, near[_U(i - lo)], far[_U(i - lo)], keys[_U(i)])
+            if rows[_U(i)] >= 0:
                 prefetch(last_seen, np.int64(rows[_U(i)]))
         made = 0
         for i in range(lo, hi):
@@ -61,9 +60,8 @@ def insert(
             if row < 0:
                 a, b = near[_U(i - lo)], far[_U(i - lo)]
                 if made:
-                    spot = bk.locate(words, cells, a, b, key)
-                    if spot >= 0:  # it came before in this very block
-                        rows[_U(i)] = cells[bk.cell_of(spot)] - 1
+                    rows[_U(i)] = bk.row_at(words, cells, a, b, key)
+                    if rows[_U(i)] >= 0:  # it came before in this very block
                         continue
                 reused = heap[1] > 0
                 row = np.int64(free[_U(heap[1] - 1)]) if reused else heap[0]
@@ -114,9 +112,8 @@ def touch(
     while lo < len(keys):
         hi = bk.approach(words, head, keys, lo, near, far)
         for i in range(lo, hi):
-            spot = bk.locate(words, cells, near[_U(i - lo)], far[_U(i - lo)], keys[_U(i)])
-            rows[_U(i)] = cells[bk.cell_of(spot)] - 1 if spot >= 0 else -1
-            if spot >= 0:
+            rows[_U(i)] = bk.row_at(words, cells, near[_U(i - lo)], far[_U(i - lo)], keys[_U(i)])
+            if rows[_U(i)] >= 0:
                 prefetch(last_seen, np.int64(rows[_U(i)]))
         for i in range(lo, hi):
             row = rows[_U(i)]

@@ -75,16 +75,17 @@ class Policy:
     def row_limit(self, dim: int, state_dim: int, max_rows: int) -> int:
         """How many rows the byte budget allows. Raises ConfigError where not even one fits.
 
-        The index takes 64 bytes for 5 places, is doubled when 85 in 100 are taken, and so is counted as a power of
-        two of buckets: an upper bound, and the same one for every implementation, because content depends on it.
+        The index is counted as a power of two of 128-byte pairs of buckets that take 9 keys each, and a sixteenth more
+        for the last step of its growth. That is an upper bound for any keys that are not crafted, and the same one for
+        every implementation, because content depends on it.
         """
         if not self.byte_budget:
             return max_rows
         left = self.byte_budget - self.counts * self.sketch_bytes
-        rows, buckets = 0, 2
-        while buckets * 64 < left:
-            rows = max(rows, min(buckets * 17 // 4, (left - buckets * 64) // self.row_bytes(dim, state_dim)))
-            buckets *= 2
+        rows, pairs = 0, 1
+        while (index := 128 * (pairs + pairs // 16 + 8)) < left:
+            rows = max(rows, min(9 * pairs, (left - index) // self.row_bytes(dim, state_dim)))
+            pairs *= 2
         if rows < 1:
             raise ConfigError(f"byte_budget {self.byte_budget} holds no row of {dim} + {state_dim} numbers; raise it")
         return min(rows, max_rows)

@@ -45,11 +45,11 @@ class RowStore:
             "slot": slot, "dim": dim, "state_dim": state_dim, "seed": seed, "init_scale": init_scale,
             "state_init": state_init, "max_rows": max_rows, "policy": self.policy,
         }  # fmt: skip
-        self._seed, self._index_name = seed, f"{index_seed}/{slot}"
+        self._seed = seed
         self._base = stream_base(slot, seed)
         self._units = per_column(init_scale, dim, f"init_scale of slot {slot!r}") / (1 << 24)
         self._state_init = per_column(state_init, state_dim, f"state_init of slot {slot!r}").astype(np.float32)
-        self._index = CuckooIndex(self._index_name, capacity_hint)
+        self._index = CuckooIndex(f"{index_seed}/{slot}", capacity_hint, max_keys=max_rows)
         self._reserve(max_rows)
 
     def _reserve(self, max_rows: int) -> None:
@@ -59,7 +59,7 @@ class RowStore:
         self.last_seen: NDArray[np.int32] = reserve((max_rows,), np.int32)
         keyed = max_rows if self.policy.loses_rows else 0
         self._row_keys: NDArray[np.int64] = reserve((keyed,), np.int64)
-        self._bounds = np.full((keyed >> CHUNK_BITS) + 1 if keyed else 0, FREE, np.int32)
+        self._bounds = np.full(1 if keyed else 0, FREE, np.int32)  # as many as there are chunks so far
         self._frequency: NDArray[np.uint32] = reserve((max_rows if self.policy.frequency else 0,), np.uint32)
 
     def gather(self, rows: NDArray[np.int32], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
@@ -77,6 +77,13 @@ class RowStore:
             bookkeeping=high * kept + 4 * int(self._heap.head[1]) + self._bounds.nbytes,
             sketch=0,
         )
+
+    def _expect_rows(self, n: int) -> None:
+        """Have a bound for each chunk that n more rows may reach."""
+        chunks = (min(self._heap.high + n, self._heap.max_rows) >> CHUNK_BITS) + 1
+        if 0 < len(self._bounds) < chunks:
+            more = np.full(max(chunks, 2 * len(self._bounds)) - len(self._bounds), FREE, np.int32)
+            self._bounds = np.concatenate((self._bounds, more))
 
     def _drop(self, keys: NDArray[np.int64]) -> NDArray[np.int32]:
         """Take their rows away from keys; the rows, whose contents stay until they are given out again."""
@@ -97,12 +104,8 @@ class RowStore:
         slabs = [s for s in (self.values, self.state, self.last_seen, self._row_keys, self._frequency) if len(s)]
         for slab in slabs:
             slab[target] = slab[source]
-        if CuckooIndex(self._index_name, n).places * 2 <= self._index.places:
-            rows[movers] = target
-            self._index = CuckooIndex(self._index_name, n)
-            self._index.set(keys, rows)
-        else:
-            self._index.set(keys[movers], target)
+        self._index.set(keys[movers], target)
+        self._index.compact()
         for slab in slabs:
             release(slab, n, high)
         release(self._heap.free, 0, high)
@@ -125,4 +128,4 @@ class RowStore:
             (self._frequency, other._frequency),
         ):
             mine[:n] = theirs[:n]
-        self._bounds[:] = other._bounds
+        self._bounds = other._bounds.copy()
