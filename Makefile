@@ -65,3 +65,7 @@ bench-table: env build/bench/torchrec/.ready  ## the table beside torch, TorchRe
 .PHONY: bench-kafka
 bench-kafka: env  ## Kafka clients over a real broker: messages/s and processor time a message
 	$(BIN)/python -m tests.bench.kafka_clients
+
+.PHONY: soak-table
+soak-table: env  ## 100 M operations on embedding tables of every policy, invariants checked at the end
+	$(BIN)/python -m tests.bench.soak_table

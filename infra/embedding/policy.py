@@ -77,13 +77,14 @@ class Policy:
 
         The index is counted as a power of two of 128-byte pairs of buckets that take 9 keys each, and a sixteenth more
         for the last step of its growth. That is an upper bound for any keys that are not crafted, and the same one for
-        every implementation, because content depends on it.
+        every implementation, because content depends on it. (The least step is 1 KB: a table of a few rows may hold
+        that much more.)
         """
         if not self.byte_budget:
             return max_rows
         left = self.byte_budget - self.counts * self.sketch_bytes
         rows, pairs = 0, 1
-        while (index := 128 * (pairs + pairs // 16 + 8)) < left:
+        while (index := 128 * (pairs + pairs // 16)) < left:
             rows = max(rows, min(9 * pairs, (left - index) // self.row_bytes(dim, state_dim)))
             pairs *= 2
         if rows < 1:

@@ -27,7 +27,7 @@ def budget_for(rows: int, evict: Evict, sketch_bytes: int) -> int:
     pairs = 1
     while 9 * pairs < rows:
         pairs *= 2
-    return rows * size + 128 * (pairs + pairs // 16 + 8) + sketch_bytes
+    return rows * size + 128 * (pairs + pairs // 16) + sketch_bytes
 
 
 @st.composite

@@ -433,7 +433,8 @@ WRONG: list[tuple[type, Callable[[Make], None]]] = [
     (SaturatesBelowTheThreshold, a_key_gets_its_row_at_its_nth_occurrence_for_any_n),
 ]
 FOUND_BY_THE_MACHINE = [
-    EvictsInRowOrder, EvictsByWallTime, RefusesWhenFull, ExpiresWhatWasSwept, ForgetsAdmission, CountsFromZeroWhenCopied,
+    EvictsInRowOrder, EvictsByWallTime, RefusesWhenFull, ExpiresWhatWasSwept, ForgetsAdmission,
+    CountsFromZeroWhenCopied,
 ]  # fmt: skip
 
 
