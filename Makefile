@@ -41,7 +41,7 @@ format: env  ## put the code into its format
 	$(BIN)/ruff format .
 
 lock: env  ## pin what pyproject.toml allows, without naming where it came from
-	$(BIN)/uv pip compile --quiet --no-header --no-annotate --no-emit-index-url --no-emit-find-links --extra dev --extra bench \
+	$(BIN)/uv pip compile --quiet --no-header --no-annotate --no-emit-index-url --no-emit-find-links --extra dev --extra faust --extra bench \
 		pyproject.toml --output-file infra/deploy/requirements.lock
 
 clean:  ## remove what was built

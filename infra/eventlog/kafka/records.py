@@ -10,6 +10,7 @@ Other producers' messages read the same way: no headers is an empty `meta`. In a
 time is the record's, whatever its writer said.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME
@@ -40,13 +41,29 @@ def headers_of(timestamp_ms: int, meta: bytes) -> list[tuple[str, bytes]] | None
 def record_of(message: Any) -> Record:
     """The record that a confluent_kafka.Message carries."""
     kind, timestamp_ms = message.timestamp()
+    appended = kind == TIMESTAMP_LOG_APPEND_TIME
+    return record_from(
+        message.offset(), timestamp_ms, message.key(), message.headers(), message.value(), appended=appended
+    )
+
+
+def record_from(
+    offset: int,
+    timestamp_ms: int,
+    key: bytes | None,
+    headers: Iterable[tuple[str, bytes | None]] | None,
+    value: bytes | None,
+    *,
+    appended: bool,
+) -> Record:
+    """The record that a message of any client carries; `appended`: its time is the broker's."""
     meta = b""
-    for name, value in message.headers() or ():
+    for name, text in headers or ():
         if name == META:
-            meta = value or b""
-        elif name == TIMESTAMP and kind != TIMESTAMP_LOG_APPEND_TIME and value and len(value) <= 20:
-            timestamp_ms = _number(value, timestamp_ms)
-    return Record(message.offset(), timestamp_ms, message.key() or b"", meta, message.value() or b"")
+            meta = text or b""
+        elif name == TIMESTAMP and not appended and text and len(text) <= 20:
+            timestamp_ms = _number(text, timestamp_ms)
+    return Record(offset, timestamp_ms, key or b"", meta, value or b"")
 
 
 def _number(text: bytes, otherwise: int) -> int:

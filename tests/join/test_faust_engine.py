@@ -1,0 +1,50 @@
+"""The Faust engine against a real broker: the bytes of the own engine, also where it is killed with a backlog."""
+
+import json
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.eventlog import EventLog
+from tests.join import logs
+from tests.join.faust_logs import accepted, joined_here, on_kafka
+
+LIVES_S = 150.0
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    log = joined_here(tmp_path_factory.mktemp("truth"))
+    yield log
+    log.close()
+
+
+@pytest.fixture
+def url(kafka: str) -> str:
+    return f"kafka://{kafka}/faust-{uuid.uuid4().hex[:12]}"
+
+
+def live(url: str, kills: int, folder: Path) -> dict[str, Any]:
+    """What the last life of the engine said; see `faust_lives`."""
+    command = [sys.executable, "-m", "tests.join.faust_lives", url, str(kills), "7", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIVES_S)
+    assert not done.returncode, done.stderr
+    said: dict[str, Any] = json.loads((folder / "said.json").read_text())
+    return {**said, "stderr": done.stderr}
+
+
+def letters(log: EventLog) -> list[Any]:
+    return sorted(set(logs.contents(log, "dead-letters")))
+
+
+def test_killed_with_a_backlog_it_writes_the_bytes_of_the_own_engine(tmp_path: Path, truth: Any, url: str) -> None:
+    log = on_kafka(url, truth)
+    said = live(url, 4, tmp_path)
+    assert "Not guaranteed" in said["stderr"]
+    assert accepted(logs.contents(log)) == logs.contents(truth)
+    assert letters(log) == letters(truth)
+    log.close()
