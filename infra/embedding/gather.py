@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from infra.embedding.base import as_keys, as_rows
 from infra.embedding.initial import mix64
-from infra.embedding.machine import Int, copy_line, prefetch
+from infra.embedding.machine import Int, copy_line, leaf, prefetch
 
 AHEAD = 8  # rows between a prefetch and its use
 _LINE = 16  # float32 in a cache line
 _U = np.uint64
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@leaf
 def fetch_row(flat: NDArray[np.float32], row: Int, dim: Int) -> None:
     """Prefetch every cache line of a row of `dim`; nothing where the row is -1."""
     if row >= 0:
@@ -29,7 +29,7 @@ def fetch_row(flat: NDArray[np.float32], row: Int, dim: Int) -> None:
             at += _LINE
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@leaf
 def copy_row(flat: NDArray[np.float32], row: Int, dim: Int, out: NDArray[np.float32], i: Int) -> None:
     """Row i of `out` becomes `row` of `flat`; both are flat, and rows of `dim`."""
     source, target = np.int64(row) * dim, np.int64(i) * dim

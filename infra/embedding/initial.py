@@ -37,11 +37,11 @@ def mix64(x: np.uint64) -> np.uint64:
 def write_initial(base: int, key: Int, units: NDArray[np.float64], out: NDArray[np.float32], row: Int) -> None:
     """Write the initial vector of `key` into out[row]; units (dim,) = scale / 2²⁴."""
     x = mix64(np.uint64(key) ^ np.uint64(base))
-    for j in range(out.shape[1]):
-        x += np.uint64(_GOLDEN)
-        u = np.int64(mix64(x) >> np.uint64(40))
+    for j in range(out.shape[1]):  # no step waits for the one before it: several at a time
+        u = np.int64(mix64(x + np.uint64(j + 1) * np.uint64(_GOLDEN)) >> np.uint64(40))
         # + 0.0: a scale of zero gives zeros without a sign
-        out[row, j] = np.float32(np.float64(2 * u + 1 - (1 << 24)) * units[j] + 0.0)
+        number = np.float64(2 * u + 1 - (1 << 24)) * units[np.uint64(j)] + 0.0
+        out[np.uint64(row), np.uint64(j)] = np.float32(number)
 
 
 def per_column(numbers: float | Sequence[float], n: int, name: str) -> NDArray[np.float64]:
