@@ -7,7 +7,7 @@ import msgspec
 
 from infra.config import WireConfig
 from stream.wire.dead import Fault, Reason
-from stream.wire.schema import TIME_LIMIT, Heartbeat, Id, Impression, Item
+from stream.wire.schema import TIME_LIMIT, Heartbeat, Impression, Item
 
 _EPOCH, _MS = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
 _NO_LIMIT = 2**62
@@ -55,8 +55,8 @@ def check_ingested(ingested_ms: int, stamp_ms: int, rules: Rules) -> Fault | Non
 
 
 def check_impression(event: Impression, rules: Rules) -> Fault | None:
-    """Its lists: how long, and no item twice."""
-    items, n, most = event.items, len(event.items), rules.wire.max_items
+    """How long its lists are."""
+    n, most = len(event.items), rules.wire.max_items
     if not n:
         return Fault(Reason.VALUE, "items is empty: name at least one - at `$.items`")
     if n > most:
@@ -64,8 +64,6 @@ def check_impression(event: Impression, rules: Rules) -> Fault | None:
     if len(event.history) > rules.wire.max_history:
         most = rules.wire.max_history
         return Fault(Reason.LIST_LENGTH, f"{len(event.history)} items; at most {most} - at `$.history`")
-    if len(set(items)) != n:
-        return Fault(Reason.VALUE, _repeat(items))
     return None
 
 
@@ -105,11 +103,3 @@ def moment_ms(number: int | None, moment: datetime | None, default: int) -> int 
     if number is not None:
         return Fault(Reason.TIME, "a time as ms and as RFC 3339: give one")
     return epoch_ms(moment)
-
-
-def _repeat(items: list[Id]) -> str:
-    first: dict[Id, int] = {}
-    for at, item in enumerate(items):
-        if first.setdefault(item, at) != at:
-            return f"repeats items[{first[item]}] - at `$.items[{at}]`"
-    raise AssertionError("unreachable: the caller has seen a repeat")

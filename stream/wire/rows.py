@@ -62,7 +62,7 @@ def event_rows(stamped: Sequence[Stamped], rules: Rules) -> tuple[EventColumns, 
     kind = np.array(numbers.kind, dtype=np.uint8)
     history, items = np.array(numbers.history, dtype=np.int64), np.array(numbers.items, dtype=np.int64)
     firsts = _firsts(kind, history, items)
-    if bad := _bad_ids(kind, firsts, ids, rules):
+    if bad := _bad_ids(kind, firsts, ids, rules) | _repeats(firsts, items, ids):
         again = [Stamped(bad.get(row, one.event), one.stamp_ms, one.default_ms) for row, one in enumerate(stamped)]
         rows, others = event_rows(again, rules)
         return rows, others
@@ -136,6 +136,35 @@ def _bad_ids(kind: U8, firsts: I64, ids: Ids, rules: Rules) -> dict[int, Fault]:
             where = f"{home} of {rules.partitions}, not to {rules.partition}"
             detail = f"its user belongs to partition {where}: produce with the user id as key, by murmur2"
             found.setdefault(row, Fault(Reason.PARTITION, detail))
+    return found
+
+
+def _repeats(firsts: I64, items: I64, ids: Ids) -> dict[int, Fault]:
+    """Impressions that show an item twice: a label could not say which."""
+    twice = _first_repeats(firsts, items, ids.keys)
+    rows = np.flatnonzero(twice >= 0).tolist()
+    return {row: Fault(Reason.VALUE, f"an item is there twice - at `$.items[{twice[row]}]`") for row in rows}
+
+
+@njit(cache=True, nogil=True)
+def _first_repeats(firsts, items, keys):  # type: ignore[no-untyped-def]
+    """Position of the first item of each row that an earlier one equals, or -1 (n,)."""
+    size = 16
+    while size < 2 * (items.max() if len(items) else 0):
+        size *= 2
+    owner = np.full(size, -1, np.int64)  # row that filled a slot of this one hash table, which all rows share
+    held = np.empty(size, np.int64)
+    found = np.full(len(items), -1, np.int64)
+    for r in range(len(items)):
+        for j in range(items[r]):
+            key = keys[firsts[r] + 2 + j]
+            slot = np.int64((np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)) & (size - 1)
+            while owner[slot] == r and held[slot] != key:
+                slot = (slot + 1) & (size - 1)
+            if owner[slot] == r:
+                found[r] = j
+                break
+            owner[slot], held[slot] = r, key
     return found
 
 
