@@ -20,6 +20,8 @@ from stream.wire.formats import Form, WireMeta, decode_wire_meta, form_of
 from stream.wire.limits import Rules
 from stream.wire.records import Incoming, read_events
 
+TOGETHER_BYTES = 1 << 18  # of other producers' records that are read together: what they become stays in the cache
+
 
 class Dead(NamedTuple):
     """A letter to write: dead rows of the record at `dead.offset`."""
@@ -42,6 +44,7 @@ class Intake:
         """Apply the records; the output they lead to. Dead letters are handed on before it returns."""
         outputs: list[Output] = []
         others: list[tuple[Incoming, bool]] = []
+        waiting_bytes = 0
         for record in records:
             if record.offset < self.joiner.next_offset:
                 continue
@@ -50,10 +53,13 @@ class Intake:
                 meta, form = about
                 if form is not Form.ARROW:
                     others.append((self._incoming(record, form, meta), meta.end))
-                    continue
+                    waiting_bytes += len(record.value)
+                    if waiting_bytes < TOGETHER_BYTES:
+                        continue
             outputs += self._feed_others(others)
-            outputs += self._feed_columns(record, about)
-            others = []
+            others, waiting_bytes = [], 0
+            if isinstance(about, MalformedRecordError) or about[1] is Form.ARROW:
+                outputs += self._feed_columns(record, about)
         return outputs + self._feed_others(others)
 
     def _incoming(self, record: Record, form: Form | None, meta: WireMeta) -> Incoming:
