@@ -19,6 +19,7 @@ from trainer.nn import (
     SparseOptimizer,
     load_model,
     save_model,
+    snapshot,
 )
 
 IDS = torch.tensor([4, 5, 6, 4])
@@ -104,15 +105,32 @@ def test_no_damaged_byte_is_believed(tmp_path):
         Embedding(4).load(tmp_path)
 
 
-def test_a_snapshot_whose_tensors_do_not_fit_together_is_refused(tmp_path):
-    path = module().snapshot(tmp_path)
-    tensors = decode_tensors(path.read_bytes())
-    del tensors["rows/state"]
+def write_forged(path, tensors, *, sign):
+    """Write these tensors in place of a snapshot's, with the digest that they would have had or the old one."""
+    if sign:
+        digest = snapshot._digest({name: t for name, t in tensors.items() if name != "digest"})
+        tensors = tensors | {"digest": np.frombuffer(digest, np.uint8)}
     sink = io.BytesIO()
     write_tensors(sink, tensors)
     path.write_bytes(sink.getvalue())
+
+
+@pytest.mark.parametrize("gone", ["module", "rows/state", "rows/values"])
+def test_a_snapshot_whose_tensors_do_not_fit_together_is_refused(gone, tmp_path):
+    path = module().snapshot(tmp_path)
+    tensors = decode_tensors(path.read_bytes())
+    short = {name: t[1:] if name == gone else t for name, t in tensors.items()}
+    without = {name: t for name, t in tensors.items() if name != gone}
+    write_forged(path, without, sign=False)
     with pytest.raises(CorruptStateError, match="not those that were written"):
         Embedding(4).load(tmp_path)
+    for forged in (without, short):
+        write_forged(path, forged, sign=True)
+        into = module()
+        before = content(into)
+        with pytest.raises(CorruptStateError, match=r"no header|contradict"):
+            into.load(tmp_path)
+        assert content(into) == before
 
 
 def test_pickle_and_torch_save_of_a_module_are_refused(tmp_path):

@@ -87,9 +87,15 @@ def decode(module: "SparseEmbedding", data: bytes, source: str) -> None:
     digest = tensors.pop("digest", None)
     if digest is None or digest.tobytes() != _digest(tensors):
         raise CorruptStateError(f"{source}: the bytes are not those that were written; use an older snapshot")
-    header = msgspec.json.decode(tensors["module"].tobytes(), type=Header)
+    try:
+        header = msgspec.json.decode(tensors["module"].tobytes(), type=Header)
+    except (KeyError, msgspec.DecodeError) as error:
+        raise CorruptStateError(f"{source}: no header that this release knows: {error}; written by another?") from error
     _compare(module, header, source)
-    tables = {name: _table(store, header, tensors, f"{name}/") for name, store in module.stores.items()}
+    try:
+        tables = {name: _table(store, header, tensors, f"{name}/") for name, store in module.stores.items()}
+    except (KeyError, ValueError) as error:
+        raise CorruptStateError(f"{source}: its tensors contradict each other: {error}; use an older one") from error
     for name, store in module.stores.items():
         store.table, store.tick = tables[name], header.tick
         store.options = store.options._replace(seed=header.seed)
