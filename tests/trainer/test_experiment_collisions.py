@@ -100,7 +100,7 @@ def test_the_command_writes_json_table_and_plot(world, tmp_path, monkeypatch, ca
 
 def test_plot_and_table_hold_every_arm(report):
     width, height = struct.unpack(">II", draw(report)[16:24])
-    assert (width, height) == (1206, 582)
+    assert (width, height) == (1160, 560)
     lines = table(report).splitlines()
     assert len(lines) == 2 + len(report["arms"])
     assert "100 ×" not in lines[0]

@@ -49,9 +49,9 @@ Report = Mapping[str, Any]
 
 
 def draw(report: Report) -> bytes:
-    """A PNG of 1206 × 582 pixels."""
+    """A PNG of 1160 × 560 pixels."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(11.6, 5.6), dpi=104)
+        figure = Figure(figsize=(11.6, 5.6), dpi=100)
         left, right = figure.subplots(1, 2, sharey=True)
         figure.subplots_adjust(left=0.06, right=0.985, top=0.79, bottom=0.165, wspace=0.24)
         _title(figure, report)
@@ -85,7 +85,8 @@ def _epochs(ax: Axes, report: Report) -> None:
         own = arm["kind"] == "collisionless"
         ink = COLORS["collisionless"] if own else shades[[a for a, _ in arms[1:]].index(name)]
         x = np.arange(1, len(mean) + 1)
-        ax.fill_between(x, mean - sd, mean + sd, color=ink, alpha=0.12, linewidth=0)
+        if own or not over:
+            ax.fill_between(x, mean - sd, mean + sd, color=ink, alpha=0.12, linewidth=0)
         style: Any = {"linewidth": 3.4} if own else {"linewidth": 1.4, "linestyle": (0, (3, 2))} if over else {}
         ax.plot(x, mean, color=ink, **{"linewidth": 1.8, "zorder": 4 if over and not own else 3, **style})
         ends.append((float(mean[-1]), "collisionless" if own else f"mod {_power(arm['rows'])}", ink))
