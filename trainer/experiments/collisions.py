@@ -80,7 +80,7 @@ def _run_all(plan: Plan, settings: Settings, said: Said) -> Iterator[Cell]:
             done, waiting = wait(waiting, timeout=POLL_S, return_when=FIRST_COMPLETED)
             _drain(news, said)
             yield from (future.result() for future in done)
-        _drain(news, said)
+    _drain(news, said)  # a result may overtake what was said before it; processes that have ended have said all
 
 
 def _warm(settings: Settings) -> None:
