@@ -25,8 +25,8 @@ POLICIES = {
     "plain": Policy(),
     "count, expiry": Policy(admit_after=3, admit_window_ticks=20, expiry_ticks=40, sketch_bytes=1 << 22),
     "chance, least recent": Policy(admit_probability=0.3, byte_budget=40 << 20),
-    "expiry, least frequent": Policy(expiry_ticks=60, byte_budget=40 << 20, evict="least-frequent"),
-    "count, smallest norm": Policy(admit_after=300, byte_budget=20 << 20, evict="smallest-norm"),
+    "expiry, least frequent": Policy(expiry_ticks=60, byte_budget=24 << 20, evict="least-frequent"),
+    "count, smallest norm": Policy(admit_after=40, byte_budget=16 << 20, evict="smallest-norm"),
 }
 
 
