@@ -12,11 +12,10 @@ import sys
 import time
 from pathlib import Path
 
-from infra.config import LogConfig
-from infra.eventlog import open_log
-from infra.eventlog.kafka.address import parse_address
+from infra.config import KafkaConfig, LogConfig
+from infra.eventlog.kafka import KafkaLog
 from stream.join import core
-from stream.join.faust.engine import FaustWorker
+from stream.join.faust.engine import FaustWorker, start_faust
 from tests.join import scenes
 
 GIVE_UP_S = 100.0
@@ -24,16 +23,17 @@ GIVE_UP_S = 100.0
 
 def life(url: str, folder: Path, started: Path) -> None:
     """Join until everything is joined; say when the first records came."""
-    log = open_log(url, LogConfig())
-    settings = scenes.settings(core)
-    worker = FaustWorker(log, parse_address(url), settings, datadir=folder / "faust", instance="one", overdue_s=2.0)
+    log = KafkaLog(url, LogConfig())
+    faust = start_faust(log, KafkaConfig(), folder / "faust", instance="one")
+    worker = FaustWorker(log, scenes.settings(core), faust, overdue_s=2.0)
     deadline = time.monotonic() + GIVE_UP_S
     while not worker.ended:
         if worker.step(0.05):
             started.touch()
         if time.monotonic() > deadline:
             raise TimeoutError(f"not joined after {GIVE_UP_S} s: {worker.counts()}")
-    said = {"reread": worker.reread, "counts": worker.counts()}
+    lows = {p: last.low_offset for p in worker.partitions if (last := worker.last(p)) is not None}
+    said = {"reread": worker.reread, "counts": worker.counts(), "lows": lows}
     worker.close()
     log.close()
     (folder / "said.json").write_text(json.dumps(said))
@@ -49,13 +49,18 @@ def main(url: str, kills: int, seed: int, folder: Path) -> None:
             sys.stdout.flush()
             os._exit(0)
         if number < kills:
-            while not started.exists() and os.waitpid(pid, os.WNOHANG) == (0, 0):
-                time.sleep(0.005)
+            wait_for(pid, started)
             time.sleep(rng.uniform(0, 0.3))
             os.kill(pid, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if status not in (0, -signal.SIGKILL):
             sys.exit(f"life {number} ended with {status}")
+
+
+def wait_for(pid: int, started: Path) -> None:
+    """Return when the life has begun, or ended; it stays to be waited for."""
+    while not started.exists() and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(0.005)
 
 
 if __name__ == "__main__":

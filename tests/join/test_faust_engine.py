@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import ConsumerGroupTopicPartitions
+from confluent_kafka.admin import AdminClient
 
 from infra.eventlog import EventLog
+from infra.eventlog.kafka.address import parse_address
 from tests.join import logs
 from tests.join.faust_logs import accepted, joined_here, on_kafka
 
@@ -41,10 +44,21 @@ def letters(log: EventLog) -> list[Any]:
     return sorted(set(logs.contents(log, "dead-letters")))
 
 
+def committed(url: str) -> dict[int, int]:
+    """Offsets of Faust's group, by partition."""
+    address = parse_address(url)
+    admin = AdminClient({"bootstrap.servers": address.brokers})
+    (answer,) = admin.list_consumer_group_offsets(
+        [ConsumerGroupTopicPartitions(f"{address.prefix}-joiner-faust")]
+    ).values()
+    return {each.partition: each.offset for each in answer.result().topic_partitions}
+
+
 def test_killed_with_a_backlog_it_writes_the_bytes_of_the_own_engine(tmp_path: Path, truth: Any, url: str) -> None:
     log = on_kafka(url, truth)
     said = live(url, 4, tmp_path)
     assert "Not guaranteed" in said["stderr"]
     assert accepted(logs.contents(log)) == logs.contents(truth)
     assert letters(log) == letters(truth)
+    assert committed(url) == {int(p): low for p, low in said["lows"].items()}
     log.close()

@@ -10,23 +10,23 @@ and an event is acknowledged when no rebuild will need it again. Faust's sensors
 
 import asyncio
 import queue
-import ssl
 import threading
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import faust
 from faust.types import TP
 from yarl import URL
 
 from infra.config import KafkaConfig
-from infra.errors import ConfigError
 from infra.eventlog import Record
 from infra.eventlog.kafka.address import Address
 from infra.eventlog.kafka.records import record_from
 from infra.metrics import Metrics
+from stream.join.faust.security import credentials
+from stream.join.faust.told import Assigned, Batch, Failed, Revoked, Told
 
 TAKE_RECORDS = 512  # a batch
 TAKE_WITHIN_S = 0.05
@@ -35,34 +35,6 @@ BUFFER_RECORDS = 1_024  # between Faust's consumer and its agent
 SESSION_S = 10.0  # until a killed worker's partitions go to another
 COMMIT_EVERY_S = 1.0
 APPEND_TIME = 1  # Kafka's timestamp type
-MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
-
-
-class Batch(NamedTuple):
-    """Records as Faust handed them to its agent."""
-
-    records: list[tuple[int, Record]]
-
-
-class Assigned(NamedTuple):
-    """All partitions that are this worker's from now on."""
-
-    partitions: frozenset[int]
-
-
-class Revoked(NamedTuple):
-    """Partitions that are not this worker's any more."""
-
-    partitions: frozenset[int]
-
-
-class Failed(NamedTuple):
-    """Faust has ended by itself."""
-
-    why: str
-
-
-Told: TypeAlias = Batch | Assigned | Revoked | Failed
 
 
 class Acknowledged:
@@ -212,36 +184,6 @@ def app_settings(
         "topic_allow_declare": False,
         "topic_disable_leader": True,
     }
-
-
-def credentials(client: Mapping[str, Any]) -> Any:
-    """Faust's credentials for librdkafka's settings; None for none. Raises ConfigError for what Faust cannot do."""
-    protocol = str(client.get("security.protocol", "plaintext")).lower()
-    known = {"security.protocol", "sasl.mechanism", "sasl.mechanisms", "sasl.username", "sasl.password"}
-    known |= {"ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "ssl.key.password"}
-    for name in client:
-        if name.startswith(("sasl.", "ssl.")) and name not in known:
-            raise ConfigError(f'log.kafka.client."{name}": the Faust engine cannot do this; use the own engine')
-    if protocol == "plaintext":
-        return None
-    context = _ssl_context(client) if protocol.endswith("ssl") else None
-    if protocol == "ssl":
-        return faust.SSLCredentials(context)
-    mechanism = str(client.get("sasl.mechanism", client.get("sasl.mechanisms", "PLAIN")))
-    if protocol not in ("sasl_plaintext", "sasl_ssl") or mechanism not in MECHANISMS:
-        raise ConfigError(
-            f"log.kafka.client: {protocol} with {mechanism}: the Faust engine does {', '.join(MECHANISMS)} over "
-            "sasl_plaintext or sasl_ssl; use the own engine"
-        )
-    user, password = client.get("sasl.username"), client.get("sasl.password")
-    return faust.SASLCredentials(username=user, password=password, ssl_context=context, mechanism=mechanism)
-
-
-def _ssl_context(client: Mapping[str, Any]) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=client.get("ssl.ca.location"))
-    if certificate := client.get("ssl.certificate.location"):
-        context.load_cert_chain(certificate, client.get("ssl.key.location"), client.get("ssl.key.password"))
-    return context
 
 
 def _record(message: Any) -> Record:

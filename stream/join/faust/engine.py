@@ -18,21 +18,44 @@ from pathlib import Path
 from infra.config import KafkaConfig, WireConfig
 from infra.errors import OuzelError
 from infra.eventlog import EventLog, Reader, Record
-from infra.eventlog.kafka.address import Address
+from infra.eventlog.kafka import KafkaLog
 from infra.metrics import Metrics
 from stream.examples import ExampleMeta
 from stream.join.core import JoinSettings
-from stream.join.faust.app import COMMIT_EVERY_S, Assigned, Batch, Failed, FaustThread, app_settings
+from stream.join.faust.app import COMMIT_EVERY_S, FaustThread, app_settings
 from stream.join.faust.gaps import by_partition, missing, stretches
+from stream.join.faust.told import Assigned, Batch, Bringer, Failed
 from stream.join.held import HeldPartitions, lag_of_readers
 
 OVERDUE_S = 5.0
 REREAD_RECORDS = 1_024  # at a time
+LAG_EVERY_S = 0.25
 WARNING = (
-    "ouzel join --engine faust: Faust loses records now and then; positions are checked, and what is missing is read "
-    f"from the log, up to {OVERDUE_S:.0f} s later. Not guaranteed: that Faust's own metrics or its committed offset "
-    "count those; that transactions on `events` are honoured (Faust reads aborted ones); speed (infra/docs/kafka.md)"
+    "ouzel join --engine faust: Faust reads records that it never hands on. Positions are checked, and what is missing "
+    f"is read from the log, up to {2 * OVERDUE_S:.0f} s later: the output is that of the own engine. Not guaranteed: "
+    "that Faust's own metrics count such records; that an aborted transaction on `events` is skipped (Faust reads it); "
+    "speed. See infra/docs/kafka.md"
 )
+
+
+def start_faust(
+    log: KafkaLog,
+    config: KafkaConfig,
+    datadir: Path,
+    *,
+    name: str = "joiner",
+    instance: str | None = None,
+    metrics: Metrics | None = None,
+) -> FaustThread:
+    """Start Faust over `events`, and say what it does not guarantee.
+
+    `datadir`: a folder that Faust makes, and leaves empty; `instance`: see `app_settings`.
+    """
+    print(WARNING, file=sys.stderr, flush=True)
+    settings = app_settings(log.address, config, f"{name}-faust", datadir, instance)
+    thread = FaustThread(settings, log.address.topic("events"), metrics)
+    thread.start()
+    return thread
 
 
 class FaustFailed(OuzelError):
@@ -45,14 +68,11 @@ class FaustWorker:
     def __init__(
         self,
         log: EventLog,
-        address: Address,
         settings: JoinSettings,
+        bringer: Bringer,
         *,
-        datadir: Path,
-        kafka: KafkaConfig | None = None,
         wire: WireConfig | None = None,
         name: str = "joiner",
-        instance: str | None = None,
         metrics: Metrics | None = None,
         max_lag_records: int = 1 << 62,
         overdue_s: float = OVERDUE_S,
@@ -60,8 +80,7 @@ class FaustWorker:
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`instance`: see `app_settings`; `datadir`: a folder that Faust may make and leave empty."""
-        print(WARNING, file=sys.stderr, flush=True)
+        """`bringer`: Faust, running (`start_faust`); it is stopped by `close`."""
         self._log, self._name, self._metrics = log, name, metrics
         self._max_lag, self._overdue_s = max_lag_records, overdue_s
         self._stopping, self._sleep, self._clock = stopping, sleep, clock
@@ -69,14 +88,10 @@ class FaustWorker:
         self._active: frozenset[int] = frozenset()  # partitions that are ours now; others may be held, and not fed
         self._place: Reader | None = None
         self._looked: dict[int, tuple[int, int]] = {}  # next offset, and end of the log, at the last look
-        self._next_look = self._next_commit = 0.0
+        self._next_look = self._next_commit = self._next_lag = 0.0
         self.reread = 0
-        self._faust = FaustThread(
-            app_settings(address, kafka or KafkaConfig(), f"{name}-faust", datadir, instance),
-            address.topic("events"),
-            metrics,
-        )
-        self._faust.start()
+        self.rebalances = 0
+        self._faust = bringer
 
     def step(self, timeout_s: float = 0.0) -> int:
         """Take what Faust has told (waiting for the first), join it, make it durable; the number of records joined."""
@@ -101,7 +116,7 @@ class FaustWorker:
         self.flush()
         if self._metrics is not None:
             self._metrics.add("ouzel_faust_reread_total", self.reread - reread)
-        if told is not None:
+        if isinstance(told, Batch):
             self._hold_back()
         return max(self._fed() - before, 0)
 
@@ -127,6 +142,11 @@ class FaustWorker:
     def ended(self) -> bool:
         """Every partition of this worker ends a replay, and nothing follows it in `events`."""
         return bool(self._active) and self.held.ended(self.held.next_offset)
+
+    @property
+    def partitions(self) -> list[int]:
+        """Those that it joins now."""
+        return sorted(self._active)
 
     @property
     def resyncs(self) -> int:
@@ -166,6 +186,7 @@ class FaustWorker:
             if p not in self.held.joiners or self.held.moved(p):
                 self.held.start(p)
         self._active = partitions
+        self.rebalances += 1
         self._looked.clear()
         self._next_look = self._clock() + self._overdue_s
         if self._place is not None:
@@ -212,6 +233,9 @@ class FaustWorker:
         return sum(joiner.next_offset for joiner in self.held.joiners.values())
 
     def _hold_back(self) -> None:
-        """Back-pressure: as the own engine."""
+        """Back-pressure, as the own engine; a look costs requests, so there is one a `LAG_EVERY_S`."""
+        if self._clock() < self._next_lag:
+            return
+        self._next_lag = self._clock() + LAG_EVERY_S
         while lag_of_readers(self._log) > self._max_lag and not self._stopping():
-            self._sleep(0.002)
+            self._sleep(0.02)
