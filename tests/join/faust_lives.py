@@ -1,7 +1,8 @@
 """Lives of the Faust engine, as a program: `python -m tests.join.faust_lives URL KILLS SEED OUT`.
 
 Each life but the last is a fork of this process that is killed (SIGKILL) a random while after its first records; the
-last one runs until the log is joined. What it counted is written to OUT. This process opens no client itself.
+last one runs until the log is joined. What it counted is written to OUT/said.json, and how many kills hit unfinished
+work. This process opens no client itself.
 """
 
 import json
@@ -15,23 +16,27 @@ from pathlib import Path
 from infra.config import KafkaConfig, LogConfig
 from infra.eventlog.kafka import KafkaLog
 from stream.join import core
+from stream.join.faust import app
 from stream.join.faust.engine import FaustWorker, start_faust
 from tests.join import scenes
 
 GIVE_UP_S = 100.0
 
 
-def life(url: str, folder: Path, started: Path) -> None:
-    """Join until everything is joined; say when the first records came."""
+def life(url: str, folder: Path, number: int) -> None:
+    """Join until everything is joined, in small steps; say when the first records came."""
+    app.TAKE_RECORDS = 16
     log = KafkaLog(url, LogConfig())
     faust = start_faust(log, KafkaConfig(), folder / "faust", instance="one")
     worker = FaustWorker(log, scenes.settings(core), faust, overdue_s=2.0)
     deadline = time.monotonic() + GIVE_UP_S
     while not worker.ended:
         if worker.step(0.05):
-            started.touch()
+            (folder / f"started-{number}").touch()
+            (folder / f"reread-{number}").write_text(str(worker.reread))
         if time.monotonic() > deadline:
             raise TimeoutError(f"not joined after {GIVE_UP_S} s: {worker.counts()}")
+    (folder / f"ended-{number}").touch()
     lows = {p: last.low_offset for p in worker.partitions if (last := worker.last(p)) is not None}
     said = {"reread": worker.reread, "counts": worker.counts(), "lows": lows}
     worker.close()
@@ -40,21 +45,23 @@ def life(url: str, folder: Path, started: Path) -> None:
 
 
 def main(url: str, kills: int, seed: int, folder: Path) -> None:
-    rng = random.Random(seed)
+    rng, hits = random.Random(seed), 0
     for number in range(kills + 1):
-        started = folder / f"started-{number}"
         pid = os.fork()
         if pid == 0:
-            life(url, folder, started)
+            life(url, folder, number)
             sys.stdout.flush()
             os._exit(0)
         if number < kills:
-            wait_for(pid, started)
+            wait_for(pid, folder / f"started-{number}")
             time.sleep(rng.uniform(0, 0.3))
             os.kill(pid, signal.SIGKILL)
+            hits += not (folder / f"ended-{number}").exists()
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if status not in (0, -signal.SIGKILL):
             sys.exit(f"life {number} ended with {status}")
+    said = json.loads((folder / "said.json").read_text())
+    (folder / "said.json").write_text(json.dumps({**said, "hits": hits}))
 
 
 def wait_for(pid: int, started: Path) -> None:
