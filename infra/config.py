@@ -23,6 +23,16 @@ FREE = ("log.kafka.client",)
 _SECRET = re.compile(r"password|passphrase|secret|key\.pem|oauthbearer\.config")
 
 
+RuleName = Literal["rowwise-adagrad", "adagrad", "adam", "momentum", "sgd", "ftrl"]
+Precision = Literal["float32", "float16", "int8"]
+GROWN = "factors"  # the table of what grows beside the bias
+_AT_LEAST = {
+    "dim": 1, "init_scale": 0, "lr": 0, "retrain_lr": 0, "adagrad_init": 0, "weight_decay": 0, "grad_cap": 0,
+    "row_norm_cap": 0, "ftrl_l1": 0, "ftrl_l2": 0, "momentum": 0, "second_moment": 0, "admit_after": 1,
+    "admit_window_s": 0, "sketch_bytes": 4096, "grow_after": 0, "expiry_s": 0, "byte_budget": 0,
+}  # fmt: skip
+
+
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of the configuration; unknown fields are errors."""
 
@@ -149,12 +159,81 @@ class SlotConfig(Section, frozen=True):
     dim: int = 16
     # Half-width of the uniform initial vector of a key.
     init_scale: float = 0.1
-    # Row-wise Adagrad: learning rates online and in the retrain, and the initial accumulator.
+    # Update rule: "rowwise-adagrad", "adagrad", "adam", "momentum", "sgd", "ftrl" (see rules.md), and the rule of the
+    # first component where it is to have its own ("" = the same): a bias under "ftrl" starts at 0.
+    rule: RuleName = "rowwise-adagrad"
+    bias_rule: RuleName | Literal[""] = ""
+    # Learning rates online and in the retrain; the Adagrads' initial accumulator, which bounds the first step.
     lr: float = 0.1
     retrain_lr: float = 0.1
     adagrad_init: float = 0.1
+    # Decoupled weight decay of touched rows; cap of a row's gradient norm and of a row's norm. 0: off.
+    weight_decay: float = 0.0
+    grad_cap: float = 0.0
+    row_norm_cap: float = 0.0
+    # FTRL-proximal (which has no decay and no row cap): L1 and L2 strength. Momentum and Adam: decay of the first
+    # moment, and of Adam's second.
+    ftrl_l1: float = 0.0
+    ftrl_l2: float = 0.0
+    momentum: float = 0.9
+    second_moment: float = 0.999
     # False: learned by the nightly retrain alone (fewer touched rows, smaller versions).
     online: bool = True
+    # Admission: a key gets its row at this many occurrences, or by this chance an occurrence. Until then it reads as
+    # zeros and its gradients are dropped and counted. A higher threshold saves memory and learns rare keys later.
+    admit_after: int = 1
+    admit_probability: float = 1.0
+    # Length of the window in which occurrences count, s of event time (this one and the one before); 0: for ever.
+    admit_window_s: int = 0
+    # Bytes of the sketch that counts keys without a row; smaller admits some keys too early.
+    sketch_bytes: int = 1 << 20
+    # A key's factors get their row at this many occurrences since its bias got one: rare keys cost one number and its
+    # state. 0: both at once.
+    grow_after: int = 0
+    # A row is gone once its key was not seen for this long, s of event time; 0: never.
+    expiry_s: int = 0
+    # Bytes that the slot's rows may take; beyond it rows are evicted: "least-recent", "least-frequent" or
+    # "smallest-norm" first. 0: no bound but memory.
+    byte_budget: int = 0
+    evict: Literal["least-recent", "least-frequent", "smallest-norm"] = "least-recent"
+    # Precision of served rows, "float32", "float16" or "int8"; "": as `serve.precision` says.
+    precision: Precision | Literal[""] = ""
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether the first component is a segment of its own."""
+        return self.dim > 1 and bool(self.bias_rule or self.grow_after)
+
+    def tables(self, slot: str) -> tuple[tuple[str, int], ...]:
+        """The slot's tables, (name, columns): one, or the bias and, beside it, what grows when a key is popular."""
+        if self.has_bias and self.grow_after:
+            return (slot, 1), (f"{slot}.{GROWN}", self.dim - 1)
+        return ((slot, self.dim),)
+
+    @property
+    def has_policy(self) -> bool:
+        """Whether a key may be refused a row or lose it."""
+        return bool(
+            self.admit_after > 1 or self.admit_probability < 1 or self.grow_after or self.expiry_s or self.byte_budget
+        )
+
+    def check(self, slot: str) -> None:
+        """Raises ConfigError where an option is out of its range, or two of them contradict each other."""
+        where = f"model.slots.{slot}"
+        for name, low in _AT_LEAST.items():
+            if getattr(self, name) < low:
+                raise ConfigError(f"{where}.{name} is {getattr(self, name)}; it must be at least {low}")
+        if not 0 < self.admit_probability <= 1:
+            raise ConfigError(f"{where}.admit_probability is {self.admit_probability}; it must be in (0, 1]")
+        if self.grow_after and (self.dim == 1 or self.grow_after == 1):
+            raise ConfigError(
+                f"{where}.grow_after is {self.grow_after} at dim {self.dim}; factors grow after the bias: at 2 or more "
+                "occurrences, in a slot of dim 2 or more; 0 for both at once"
+            )
+        if self.admit_after > 1 and self.admit_probability < 1:
+            raise ConfigError(f"{where}: admission goes by admit_after or by admit_probability; set one of them")
+        if self.rule == "ftrl" and self.init_scale and self.dim > 1:
+            raise ConfigError(f"{where}: ftrl starts at 0, so its factors never move; use bias_rule = 'ftrl'")
 
 
 def _default_slots() -> dict[str, SlotConfig]:
@@ -220,7 +299,7 @@ class ServeConfig(Section, frozen=True):
     max_id_chars: int = 128
     # Precision of served rows: "float32" as trained, "float16" (half the memory, rows off by 0.02 % of their norm), or
     # "int8" (a third at dimension 16, rows off by about 0.5 %).
-    precision: Literal["float16", "float32", "int8"] = "float16"
+    precision: Precision = "float16"
 
 
 class MetricsConfig(Section, frozen=True):
@@ -271,6 +350,8 @@ def load_config(
     except msgspec.ValidationError as error:
         raise ConfigError(f"configuration: {error}") from error
     config.time.build()
+    for slot, options in config.model.slots.items():
+        options.check(slot)
     return config
 
 

@@ -8,14 +8,14 @@ tables and leaves the old ones to whoever still looks at them. Nothing here read
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.config import ModelConfig
+from infra.config import ModelConfig, Precision
 from infra.embedding import ServingTable, TableView
-from infra.embedding.stored import PRECISIONS, Precision
 from infra.errors import CorruptStateError
 from infra.paramstore.version import VersionId
 from infra.ticks import Timeline
@@ -59,7 +59,18 @@ class View:
 
     @property
     def lookup(self) -> dict[str, Callable[[NDArray[np.int64]], NDArray[np.float32]]]:
-        return {slot: table.gather for slot, table in self.tables.items()}
+        """Slot → keys (n,) to vectors (n, dim), zeros for what an absent key, or one that did not grow, has not."""
+        grown = {name.partition(".")[0]: table for name, table in self.tables.items() if "." in name}
+        return {
+            slot: partial(_side_by_side, table, grown[slot]) if slot in grown else table.gather
+            for slot, table in self.tables.items()
+            if "." not in slot
+        }
+
+
+def _side_by_side(base: TableView, grown: TableView, keys: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Bias and factors of keys: (n, 1 + d)."""
+    return np.concatenate((base.gather(keys), grown.gather(keys)), axis=1)
 
 
 class Lease:
@@ -111,11 +122,8 @@ class ServedModel:
     def __init__(
         self, model: ModelConfig, timeline: Timeline, *, precision: Precision = "float16", exclusive: bool = False
     ) -> None:
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision {precision!r}: rows are served as {', '.join(PRECISIONS)}")
         self._model, self._timeline = model, timeline
-        self._precision = precision
-        self._exclusive = exclusive
+        self._precision, self._exclusive = precision, exclusive
         self.tables = self._empty_tables()
         self.counters = self._empty_counters()
         self.catalogue = Catalogue()
@@ -141,11 +149,11 @@ class ServedModel:
 
     def apply(self, tensors: Tensors) -> None:
         """Upsert a delta's rows, remove its tombstones, take dense weights where it carries them."""
-        for slot, table in self.tables.items():
-            keys = tensors.get(f"slot/{slot}/keys", NO_KEYS)
-            dead = tensors.get(f"slot/{slot}/tombstones", NO_KEYS)
+        for name, table in self.tables.items():
+            keys = tensors.get(f"slot/{name}/keys", NO_KEYS)
+            dead = tensors.get(f"slot/{name}/tombstones", NO_KEYS)
             if len(keys) or len(dead):
-                table.apply(keys, self._values(slot, tensors, len(keys)), dead)
+                table.apply(keys, _values(name, tensors, len(keys), table.dim), dead)
         self.counters.apply(CounterDelta.from_tensors(tensors))
         items = ItemRows.from_tensors(tensors)
         if len(items.keys):
@@ -161,16 +169,6 @@ class ServedModel:
             counters, lease = self.counters.current, self.counters.lease
             self._view = View(version, digest, tables, self._net, counters, self.catalogue, lease)
         return self._view
-
-    def _values(self, slot: str, tensors: Tensors, rows: int) -> NDArray[np.float32]:
-        dim = self._model.slots[slot].dim
-        values = tensors.get(f"slot/{slot}/values", np.empty((0, dim), dtype=np.float32))
-        if values.shape != (rows, dim):
-            raise CorruptStateError(
-                f"slot {slot}: rows of shape {values.shape}, the run's configuration says ({rows}, {dim}); serve with "
-                f"the configuration that the versions were trained with"
-            )
-        return values
 
     def _load_net(self, tensors: Tensors) -> None:
         graph = tensors.get(GRAPH)
@@ -188,9 +186,20 @@ class ServedModel:
 
     def _empty_tables(self) -> dict[str, ServingTable]:
         return {
-            slot: ServingTable(dim=c.dim, dtype=self._precision, exclusive=self._exclusive)
-            for slot, c in self._model.slots.items()
+            name: ServingTable(dim=dim, dtype=options.precision or self._precision, exclusive=self._exclusive)
+            for slot, options in self._model.slots.items()
+            for name, dim in options.tables(slot)
         }
 
     def _empty_counters(self) -> CounterPair:
         return CounterPair(CounterState.build(self._model, self._timeline), exclusive=self._exclusive)
+
+
+def _values(table: str, tensors: Tensors, rows: int, dim: int) -> NDArray[np.float32]:
+    values = tensors.get(f"slot/{table}/values", np.empty((0, dim), dtype=np.float32))
+    if values.shape != (rows, dim):
+        raise CorruptStateError(
+            f"slot {table}: rows of shape {values.shape}, the run's configuration says ({rows}, {dim}); serve with "
+            f"the configuration that the versions were trained with"
+        )
+    return values

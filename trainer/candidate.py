@@ -14,7 +14,7 @@ from trainer.promotion import mark_failed
 from trainer.schedule import candidate_name
 from trainer.state import ModelState
 
-CANDIDATE_SECTIONS = ("slot/", "dense/", "graph/")
+CANDIDATE_SECTIONS = ("slot/", "admission/", "dense/", "graph/")
 
 
 class Candidate:
@@ -43,5 +43,7 @@ class Candidate:
         if bad := self._state.not_finite():
             mark_failed(store, self.due, f"not finite: {', '.join(bad[:4])}")
             return
+        for slot in self._state.slots.values():
+            slot.advance(self.due)  # what is gone by then is not in it
         tensors = {name: t for name, t in self._state.export().items() if name.startswith(CANDIDATE_SECTIONS)}
         store.write_snapshot(candidate_name(self.due), tensors, kind="candidate", generation=0, tick=self.due)

@@ -3,8 +3,9 @@
 For each tick that closed, in this order:
 1. generations that are due before it are opened (`trainer.promotion`);
 2. items that count in it are in the catalogue;
-3. it is learned (`trainer.online`), or only counted while there is no generation;
-4. its delta is published; a stretch of empty ticks is noted as progress.
+3. rows that expired in the empty ticks before it are buried, each in the version of its tick;
+4. it is learned (`trainer.online`), or only counted while there is no generation;
+5. its delta is published; a stretch of empty ticks is noted as progress.
 A flush makes what was published durable, one fsync for up to FLUSH_TICKS ticks while catching up and one for each tick
 when there is nothing more to read. Only after it may retention pass the examples. A restart takes the newest state
 snapshot, applies the deltas after it, does again what may be missing after the last of them (a generation that was
@@ -13,6 +14,7 @@ and what it derives again is not published twice. Told to stop while it waits fo
 """
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 from infra.config import Config
@@ -31,6 +33,7 @@ from trainer.online import learn_tick
 from trainer.promotion import Promotion
 from trainer.schedule import Schedule
 from trainer.state import BEFORE, ModelState, Tensors
+from trainer.table_metrics import TableMetrics
 
 FLUSH_TICKS = 10
 IDLE_S = 0.05
@@ -49,6 +52,7 @@ class TrainLoop:
         self._publisher: Publisher = self._store.publisher(fingerprint=fingerprint())
         self._ticks = ExampleTicks(log, "trainer")
         self._state = ModelState(self._config)
+        self._table_metrics = TableMetrics(process.metrics)
         Schedule.of(0, self._config, self._timeline)  # refuses what makes no chain before anything is read
         self._schedule: Schedule | None = None
         self._items_offset = 0
@@ -86,6 +90,7 @@ class TrainLoop:
         started, closed_wall_ms = time.perf_counter(), time.time_ns() // 1_000_000
         if not self._promote(tick, tick.tick - 1) or not self._reach_items(tick.tick):
             return
+        self._let_expire(tick.tick - bool(len(tick.examples)), closed_wall_ms)
         if len(tick.examples):
             self._learn(tick, closed_wall_ms)
             self._process.metrics.observe("ouzel_tick_seconds", time.perf_counter() - started)
@@ -98,6 +103,17 @@ class TrainLoop:
             self._flush()
         self._show(tick)
 
+    def _let_expire(self, through: int, closed_wall_ms: int) -> None:
+        """Ticks without examples, one by one where rows expire: each tombstone is in the version of its own tick.
+
+        How a stretch of empty ticks is split hangs on polling, and no version may.
+        """
+        if not self._state.forgets or self._state.generation < 0:
+            return
+        for quiet in range(self._state.tick + 1, through + 1):
+            delta = learn_tick(self._state, quiet, EMPTY)
+            self._publish(quiet, delta, self._where(quiet, self._positions), closed_wall_ms)
+
     def _learn(self, tick: TickExamples, closed_wall_ms: int) -> None:
         if self._schedule is None:
             self._begin(int(tick.examples.shown_ms[0]) // self._timeline.tick_ms)
@@ -109,16 +125,14 @@ class TrainLoop:
         self.learned["shown_items"] += len(tick.examples.items.values)
         self._process.metrics.add("ouzel_train_impressions_total", len(tick.examples))
         self._process.metrics.add("ouzel_train_shown_items_total", len(tick.examples.items.values))
-        if self._state.generation >= 0 and delta:
-            self._publish(tick, delta, closed_wall_ms)
+        if self._state.generation >= 0:
+            self._publish(tick.tick, delta, self._where(tick.tick, tick.positions), closed_wall_ms)
 
-    def _publish(self, tick: TickExamples, delta: Tensors, closed_wall_ms: int) -> None:
-        if tick.tick <= self._publisher.chain.through:
-            return  # derived again after a restart without a snapshot
+    def _publish(self, tick: int, delta: Tensors, where: dict[str, Any], closed_wall_ms: int) -> None:
+        if not delta or tick <= self._publisher.chain.through:
+            return  # nothing changed, or it was derived again after a restart without a snapshot
         started = time.perf_counter()
-        self._publisher.publish(
-            self._state.generation, tick.tick, delta, **self._where(tick), closed_wall_ms=closed_wall_ms
-        )
+        self._publisher.publish(self._state.generation, tick, delta, **where, closed_wall_ms=closed_wall_ms)
         self._process.spent("publish", time.perf_counter() - started)
         self.learned["versions"] += 1
         size = sum(t.nbytes for t in delta.values())
@@ -131,19 +145,23 @@ class TrainLoop:
         through = self._publisher.chain.through
         if tick.tick > through or (tick.end and not self._ended_in_log()):
             self._publisher.progress(
-                max(tick.tick, through), **self._where(tick), closed_wall_ms=closed_wall_ms, end=tick.end
+                max(tick.tick, through),
+                **self._where(tick.tick, tick.positions),
+                closed_wall_ms=closed_wall_ms,
+                end=tick.end,
             )
         self.ended = tick.end
 
     def _ended_in_log(self) -> bool:
         return self._publisher.head is not None and self._publisher.head.end
 
-    def _where(self, tick: TickExamples) -> dict[str, Any]:
+    def _where(self, tick: int, positions: dict[int, int]) -> dict[str, Any]:
+        """What a record of a tick says of its inputs; `positions`: of `examples`, to read on from."""
         return {
-            "positions": tick.positions,
+            "positions": positions,
             "items_offset": self._items.offset,
             "control_offset": self._control.offset,
-            "timestamp_ms": self._timeline.end_ms(tick.tick),
+            "timestamp_ms": self._timeline.end_ms(tick),
         }
 
     def _flush(self) -> None:
@@ -154,8 +172,7 @@ class TrainLoop:
         self._process.spent("commit", time.perf_counter() - started)
         self._unflushed = 0
         self._process.metrics.set("ouzel_lag_records", self._log.reader_lag("examples").get("trainer", 0))
-        for slot, table in self._state.tables.items():
-            self._process.metrics.set("ouzel_table_rows", len(table), slot=slot)
+        self._table_metrics.show(self._state)
         behind = self._seen < self._publisher.chain.through  # deriving again what is in the log: not its head's state
         if self._state.generation >= 0 and not behind:
             if self._state.tick - self._last_snapshot >= self._config.train.snapshot_ticks:
@@ -178,6 +195,10 @@ class TrainLoop:
             due = self._schedule.due(self._schedule.cut_due_after(max(self._opened, self._schedule.first)))
             if due > through:
                 break
+            if due < tick.tick:
+                if not self._reach_items(due):
+                    return False
+                self._let_expire(due, time.time_ns() // 1_000_000)
             self._flush_before_wait()
             promotion = Promotion(self._store, self._control, self._process, patient=self._until_end)
             decision = promotion.decide(due, self._state.generation + 1, self._timeline.end_ms(due))
@@ -202,15 +223,14 @@ class TrainLoop:
                 f"snapshot {decision.snapshot} has digest {snapshot.meta.content_digest[:16]}, control says "
                 f"{decision.digest[:16]}; restore it, or delete it and let the retrain make it again"
             )
-        self._state.open(snapshot.tensors, decision.generation)
+        self._state.open(snapshot.tensors, decision.generation, decision.tick)
         self._state.tick = max(self._state.tick, decision.tick)
         chain = self._publisher.chain.id
         if chain is None or chain.generation < decision.generation:
             whole = self._state.export()
             carried = {n: t for n, t in whole.items() if n.startswith(("counters/", "items/"))}
-            where = self._where(tick) | {"timestamp_ms": self._timeline.end_ms(decision.tick)}
-            if self._seen < tick.tick:  # not learned yet: a restart from this record must read it again
-                where["positions"] = self._positions
+            # A tick that is not learned yet must be read again by a restart from this record.
+            where = self._where(decision.tick, self._positions if self._seen < tick.tick else tick.positions)
             self._publisher.open_generation(
                 decision.generation, decision.tick, decision.snapshot, carried, **where,
                 closed_wall_ms=time.time_ns() // 1_000_000,
@@ -244,7 +264,7 @@ class TrainLoop:
         base = State(meta.id, meta.version_digest, meta.through, meta, tensors, meta.next_offset)
         for version in self._store.deltas(base):
             if version.meta.kind is Kind.GENERATION:
-                self._state.open(self._store.opened_state(version), version.meta.generation)
+                self._state.open(self._store.opened_state(version), version.meta.generation, version.meta.tick)
                 self._state.tick = max(self._state.tick, version.meta.tick)
             elif version.meta.kind is Kind.DELTA:
                 self._state.apply(version.meta.tick, version.tensors())
@@ -317,7 +337,8 @@ class TrainLoop:
             learned=self.learned,
             generation=self._state.generation,
             digest="" if head is None else head.digest,
-            table_rows={slot: len(table) for slot, table in self._state.tables.items()},
+            table_rows={name: len(table) for name, table in self._state.tables.items()},
+            table_keys={name: asdict(table.counts) for name, table in self._state.tables.items()},
             counter_rows=len(self._state.counters.newest.item),
             ended=self.ended,
         )

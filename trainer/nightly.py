@@ -90,7 +90,7 @@ class NightlyChain:
                 "train.dense_lr or the slot's retrain_lr in a new run, or remove the bad input"
             )
         tensors = self._store.read_snapshot(before[-1]).tensors
-        self.state.open(tensors, 0)
+        self.state.open(tensors, 0, self.cut - 1)
         self._moments = _moments(tensors)
 
     def retrain(self, cut: int, schedule: Schedule, stop: Callable[[], bool]) -> bool:

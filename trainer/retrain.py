@@ -8,9 +8,9 @@ a warm start. One thread, deterministic: the same archive gives the same bits.
 
 from collections.abc import Mapping
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from infra.config import ModelConfig
 from stream.examples import ExampleColumns
@@ -21,10 +21,12 @@ from stream.features.day import DayContext, attach_context
 from stream.sampling import Sampling
 from trainer.dense import DenseTrainer
 from trainer.net import NetShape, initial_weights
-from trainer.online import _rows, rows_of
-from trainer.rules import rowwise_adagrad
+from trainer.online import gathered
+from trainer.slots import Rows
 from trainer.state import ModelState
 from trainer.stepper import Floats
+
+NO_KEYS = np.empty(0, np.int64)
 
 
 def shape_of(model: ModelConfig) -> NetShape:
@@ -55,12 +57,16 @@ def retrain_day(
     weights = dict(state.dense) or fresh_weights(shape, state.model, context)
     net = DenseTrainer(shape, weights, moments, state.train.dense_lr)
     sampling = Sampling(state.train.retrain_negative_rate, state.model.seed)
+    make_rows(state, context, sampling)
     for epoch in range(epochs):
         order = np.random.default_rng([state.model.seed, day, epoch]).permutation(len(examples)).astype(np.int64)
         for lo in range(0, len(order), state.train.retrain_batch_impressions):
             select = order[lo : lo + state.train.retrain_batch_impressions]
             _learn(state, net, context.batch(select, state.model, sampling=sampling), last_tick)
     state.set_net(net.weights(), graphs)
+    for slot in state.slots.values():
+        slot.advance(last_tick)
+        slot.changes(NO_KEYS)  # a night is published whole: what it lost is simply not in it
     state.counters.as_shown(last_tick + 1)
     state.tick = last_tick
     return net.moments()
@@ -79,12 +85,33 @@ def fresh_weights(shape: NetShape, model: ModelConfig, context: DayContext) -> d
     return weights
 
 
+def make_rows(state: ModelState, context: DayContext, sampling: Sampling) -> None:
+    """Let keys come and go in event order, as by day, in the slots where a key may be refused a row or lose it.
+
+    The shuffled passes then find rows and make none there: admission, expiry and eviction go by event time, whatever
+    the shuffle. Slots that keep every key make rows as they meet them.
+    """
+    slots = [slot for slot in state.slots.values() if slot.options.has_policy]
+    if not slots:
+        return
+    timeline = state.timeline
+    close = context.examples.shown_ms // timeline.tick_ms + timeline.attribution_ticks
+    edges = np.flatnonzero(np.diff(close, prepend=-1, append=-1)).tolist()
+    for lo, hi in pairwise(edges):
+        batch = context.batch(np.arange(lo, hi), state.model, sampling=sampling)
+        for slot in slots:
+            slot.advance(int(close[lo]))
+            slot.assign(batch, int(close[lo]))
+
+
 def _learn(state: ModelState, net: DenseTrainer, batch: Batch, tick: int) -> None:
     if batch.n_rows == 0:
         return
-    slots: list[str] = list(SLOTS)
-    rows: dict[str, NDArray[np.int32]] = rows_of(state, batch, tick, slots)
-    blocks = gather_blocks(batch, {slot: partial(_rows, state.tables[slot], rows[slot]) for slot in SLOTS})
+    slots = state.slots
+    rows: dict[str, Rows] = {
+        name: slot.find(batch) if slot.options.has_policy else slot.assign(batch, tick) for name, slot in slots.items()
+    }
+    blocks = gather_blocks(batch, {name: partial(gathered, slot, rows[name]) for name, slot in slots.items()})
     out = net.step(
         user=blocks.user,
         item=blocks.item,
@@ -96,6 +123,5 @@ def _learn(state: ModelState, net: DenseTrainer, batch: Batch, tick: int) -> Non
         label=batch.label,
     )
     grads = scatter_gradients(batch, out.d_user, out.d_item, out.d_row)
-    for slot in slots:
-        table = state.tables[slot]
-        rowwise_adagrad(table.values, table.state, rows[slot], grads[slot], state.model.slots[slot].retrain_lr)
+    for name, slot in slots.items():
+        slot.learn(rows[name], grads[name], slot.options.retrain_lr)

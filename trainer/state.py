@@ -1,6 +1,6 @@
 """Everything the trainer knows after a tick, and its form as named tensors.
 
-    slot/<slot>/keys values state last_seen     embedding rows with their optimizer state
+    slot/… admission/…                          embedding rows with their optimizer state, admission (`trainer.slots`)
     dense/<weight>, graph/score, graph/step     the net of this generation
     counters/… lagged/… pending/…               counters, newest and as shown, and the deltas between
     items/…                                     the catalogue as known through this tick
@@ -17,15 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.config import Config
-from infra.embedding import EmbeddingTable
+from infra.embedding import Table
 from stream.features.batch import SLOTS
 from stream.features.catalogue import Catalogue, ItemRows
 from stream.features.counters import CounterDelta, LaggedCounters
+from trainer.slots import Slot
 from trainer.stepper import Floats, StepNet
 
 Tensors = dict[str, NDArray[Any]]
 BEFORE = -(2**62)  # before every tick
-ROW_COLUMNS = ("keys", "values", "state", "last_seen")
 
 
 class ModelState:
@@ -35,14 +35,28 @@ class ModelState:
         self.config = config
         self.model, self.train = config.model, config.train
         self.timeline = config.time.build()
-        self.tables = {slot: _table(config, slot) for slot in SLOTS}
+        self.slots = {
+            slot: Slot(slot, config.model.slots[slot], seed=config.model.seed, tick_ms=self.timeline.tick_ms)
+            for slot in SLOTS
+        }
         self.counters = LaggedCounters.build(config.model, self.timeline)
         self.catalogue = Catalogue()
         self.dense: dict[str, Floats] = {}
         self.graphs: dict[str, bytes] = {}
         self.generation = -1  # -1: none yet, ticks are only counted
         self.tick = BEFORE
+        self.refused = dict.fromkeys(SLOTS, 0)  # gradients of rows that were not finite, since this process began
         self._net: StepNet | None = None
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """Every table, by the name that it has in tensors."""
+        return {name: table for slot in self.slots.values() for name, table in slot.tables.items()}
+
+    @property
+    def forgets(self) -> bool:
+        """Whether rows expire: then a tick without examples may change the state."""
+        return any(slot.options.expiry_s for slot in self.slots.values())
 
     @property
     def net(self) -> StepNet:
@@ -62,18 +76,17 @@ class ModelState:
         else:
             self._net = None
 
-    def open(self, tensors: Mapping[str, NDArray[Any]], generation: int) -> None:
-        """Open a generation from a snapshot's tensors: its tables and net; counters and catalogue stay."""
-        for table in self.tables.values():
-            table.clear()
-            _put(table, tensors)
+    def open(self, tensors: Mapping[str, NDArray[Any]], generation: int, tick: int) -> None:
+        """Open a generation from a snapshot's tensors as of `tick`: its rows and net; counters and catalogue stay."""
+        for slot in self.slots.values():
+            slot.load(tensors, tick)
         self.set_net(_dense(tensors), _graphs(tensors))
         self.generation = generation
 
     def apply(self, tick: int, tensors: Mapping[str, NDArray[Any]]) -> None:
         """Redo a published tick from its delta: after it, the state is what learning the tick would have left."""
-        for table in self.tables.values():
-            _put(table, tensors)
+        for slot in self.slots.values():
+            slot.apply(tensors, tick)
         delta = CounterDelta.from_tensors(tensors, "counters")
         if len(delta):
             self.counters.newest.apply(delta)
@@ -85,9 +98,8 @@ class ModelState:
     def export(self) -> Tensors:
         """The whole state as tensors, rows sorted by key: what a snapshot holds."""
         out: Tensors = {}
-        for slot, table in self.tables.items():
-            rows = table.export()
-            out |= {f"slot/{slot}/{column}": getattr(rows, column) for column in ROW_COLUMNS}
+        for slot in self.slots.values():
+            out |= slot.export()
         out |= {f"dense/{name}": weight for name, weight in self.dense.items()}
         out |= {f"graph/{name}": np.frombuffer(graph, np.uint8) for name, graph in self.graphs.items()}
         out |= self.counters.export()
@@ -98,7 +110,7 @@ class ModelState:
     def restore(config: Config, tensors: Mapping[str, NDArray[Any]], generation: int, tick: int) -> "ModelState":
         """Continue, bit for bit, what was exported under the same configuration."""
         state = ModelState(config)
-        state.open(tensors, generation)
+        state.open(tensors, generation, tick)
         state.counters = LaggedCounters.restore(tensors, config.model, state.timeline)
         state.catalogue = Catalogue.restore(tensors)
         state.tick = tick
@@ -116,8 +128,9 @@ class ModelState:
         """An independent state that continues from here; it shares the graphs."""
         twin = ModelState.__new__(ModelState)
         twin.__dict__.update(self.__dict__)
-        twin.tables = {slot: table.copy() for slot, table in self.tables.items()}
+        twin.slots = {name: slot.copy() for name, slot in self.slots.items()}
         twin.counters, twin.catalogue = self.counters.copy(), self.catalogue.copy()
+        twin.refused = dict(self.refused)
         twin.dense, twin.graphs, twin._net = dict(self.dense), dict(self.graphs), None
         return twin
 
@@ -129,25 +142,6 @@ class ModelState:
             if not (np.isfinite(rows.values).all() and np.isfinite(rows.state).all()):
                 bad.append(f"slot/{slot}")
         return bad
-
-
-def _table(config: Config, slot: str) -> EmbeddingTable:
-    options = config.model.slots[slot]
-    return EmbeddingTable(
-        slot=slot,
-        dim=options.dim,
-        seed=config.model.seed,
-        init_scale=options.init_scale,
-        state_init=options.adagrad_init,
-    )
-
-
-def _put(table: EmbeddingTable, tensors: Mapping[str, NDArray[Any]]) -> None:
-    prefix = f"slot/{table.slot}"
-    if (gone := tensors.get(f"{prefix}/tombstones")) is not None:
-        table.remove(gone)
-    if f"{prefix}/keys" in tensors:
-        table.put(*(tensors[f"{prefix}/{c}"] for c in ROW_COLUMNS))
 
 
 def _dense(tensors: Mapping[str, NDArray[Any]]) -> dict[str, Floats]:

@@ -143,6 +143,9 @@ class Table(Protocol):
     def export(self) -> Rows:
         """A copy of all rows, sorted by key."""
 
+    def pick(self, keys: NDArray[np.int64]) -> Rows:
+        """A copy of the whole rows of those keys that are present, in the order of `keys`."""
+
     def digest(self) -> bytes:
         """32 bytes that name the content: rows, and the counts of keys not yet admitted."""
 

@@ -277,6 +277,14 @@ class EmbeddingTable(RowStore):
         if self.policy.expiry_ticks:
             here = self.last_seen[rows] >= self._horizon
             keys, rows = keys[here], rows[here]
+        return self._whole(keys, rows)
+
+    def pick(self, keys: Keys) -> Rows:
+        rows = self.find(keys)
+        here = rows >= 0
+        return self._whole(as_keys(keys)[here], rows[here])
+
+    def _whole(self, keys: Keys, rows: NDArray[np.int32]) -> Rows:
         often = self._frequency[rows] if len(self._frequency) else np.empty(0, np.uint32)
         return Rows(keys, self.values[rows], self.state[rows], self.last_seen[rows], often)
 

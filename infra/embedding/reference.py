@@ -320,7 +320,13 @@ class DictTable:
         return before - self._high
 
     def export(self) -> Rows:
-        keys = sorted(self._rows)
+        return self._whole(sorted(self._rows))
+
+    def pick(self, keys: NDArray[np.int64]) -> Rows:
+        keys = as_keys(keys)
+        return self._whole(keys[self.find(keys) >= 0].tolist())
+
+    def _whole(self, keys: list[int]) -> Rows:
         rows = np.array([self._rows[key] for key in keys], np.int32)
         often = [self._frequency[key] for key in keys] if self.policy.frequency else []
         return Rows(

@@ -25,20 +25,8 @@ Tensors = dict[str, NDArray[Any]]
 
 ALIGN = 64
 NAME = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_./-]{0,127}")
-_NAMES = (
-    "bool",
-    "int8",
-    "uint8",
-    "int16",
-    "uint16",
-    "int32",
-    "uint32",
-    "int64",
-    "uint64",
-    "float16",
-    "float32",
-    "float64",
-)
+_INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+_NAMES = ("bool", *_INTEGERS, "float16", "float32", "float64")
 DTYPES = {name: np.dtype(name) for name in _NAMES}
 NAME_OF = {dtype: name for name, dtype in DTYPES.items()}  # `dtype.name` costs more than copying a small tensor
 MAX_DIMS = 8

@@ -149,6 +149,20 @@ def an_export_is_sorted_and_restores_the_same_table(make: Make) -> None:
     assert table.values[table.find(keys[:1])].any()
 
 
+def pick_copies_the_rows_that_are_there_in_the_order_asked(make: Make) -> None:
+    table = make()
+    table.values[table.assign(np.arange(20), tick=3)] *= np.float32(2)
+    picked = table.pick(k(7, 99, 3, -1, 12))
+    assert picked.keys.tolist() == [7, 3, 12]
+    rows = table.find(picked.keys)
+    assert np.array_equal(picked.values, table.values[rows])
+    assert np.array_equal(picked.state, table.state[rows])
+    assert picked.last_seen.tolist() == [3, 3, 3]
+    picked.values[:] = 0
+    assert table.values[rows].any()
+    assert len(table.pick(k(99)).keys) == 0
+
+
 def a_digest_knows_content_not_history(make: Make) -> None:
     one, two = make(), make()
     one.assign(np.arange(500), tick=2)
@@ -252,6 +266,7 @@ LAWS = [
     put_upserts_whole_rows_and_the_last_of_equal_keys_counts,
     remove_counts_what_was_there_and_frees_it_once,
     an_export_is_sorted_and_restores_the_same_table,
+    pick_copies_the_rows_that_are_there_in_the_order_asked,
     a_digest_knows_content_not_history,
     a_copy_is_independent,
     a_full_table_says_so_and_keeps_what_it_has,

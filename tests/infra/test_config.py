@@ -52,3 +52,33 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
     broken.write_bytes(b"[time\n\xff")
     with pytest.raises(ConfigError, match=r"broken\.toml"):
         load_config(broken, env={})
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("model.slots.item.admit_after=0", r"model\.slots\.item\.admit_after is 0"),
+        ("model.slots.item.admit_probability=0.0", r"admit_probability is 0\.0; it must be in \(0, 1\]"),
+        ("model.slots.item.sketch_bytes=100", r"sketch_bytes is 100; it must be at least 4096"),
+        ("model.slots.user.grow_after=1", r"grow_after is 1 at dim 16; factors grow after the bias"),
+        ("model.slots.position.grow_after=9", r"grow_after is 9 at dim 1; factors grow after the bias"),
+        ("model.slots.item.expiry_s=-1", r"expiry_s is -1"),
+        ("model.slots.item.rule='ftrl'", r"bias_rule = 'ftrl'"),
+        ("model.slots.item.rule='adamax'", r"Invalid enum value 'adamax'"),
+        ("model.slots.item.evict='random'", r"Invalid enum value 'random'"),
+        ("serve.precision='int4'", r"Invalid enum value 'int4'"),
+    ],
+)
+def test_a_slot_option_out_of_range_is_refused_by_its_path(override: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load_config(env={}, overrides=[override])
+
+
+def test_a_slot_is_two_tables_only_where_its_factors_grow() -> None:
+    slots = load_config(
+        env={}, overrides=["model.slots.user.grow_after=3", "model.slots.item.bias_rule='ftrl'"]
+    ).model.slots
+    assert slots["user"].tables("user") == (("user", 1), ("user.factors", 15))
+    assert slots["item"].tables("item") == (("item", 16),)
+    assert slots["item"].has_bias
+    assert not slots["words"].has_bias

@@ -15,7 +15,13 @@ from infra.supervisor.runs import prepare, run_loop, write_report
 from stream.generate import generate_mind
 
 ROWS = 1_500
-SETTINGS = ("train.bootstrap_hours=3", "train.first_epochs=1", "train.snapshot_ticks=300", "log.partitions=2")
+SETTINGS = (
+    "train.bootstrap_hours=3", "train.first_epochs=1", "train.snapshot_ticks=300", "log.partitions=2",
+    # Keys come and go: what they leave behind must survive kills, other speeds and a derivation from the logs.
+    "model.slots.item.expiry_s=14400", "model.slots.item.rule='adam'", "model.slots.item.bias_rule='ftrl'",
+    "model.slots.user.admit_after=2", "model.slots.user.admit_window_s=21600", "model.slots.user.grow_after=3",
+    "model.slots.user.sketch_bytes=65536", "model.slots.read_subcategory.byte_budget=4096",
+)  # fmt: skip
 BAD_ROWS = {
     "columns": b"900001\tU1\t11/9/2019 9:00:00 AM\tN1",
     "label_missing": b"900002\tU1\t11/9/2019 9:00:01 AM\tN1\tN2 N3",

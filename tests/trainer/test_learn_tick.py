@@ -1,63 +1,21 @@
 """Learning a tick and a day: a function of state and examples, of nothing else."""
 
-import msgspec
 import numpy as np
 import pytest
 
-from infra.config import Config, load_config
-from infra.embedding import EmbeddingTable
-from stream.columns import Lists
-from stream.examples import EMPTY, ExampleColumns
+from infra.embedding import SegmentedTable
+from stream.examples import EMPTY
 from stream.features.batch import SLOTS
-from stream.features.catalogue import ItemRows
+from tests.trainer.small_model import FIRST, config, day, examples, items
 from trainer.export import export_graphs
 from trainer.online import learn_tick
 from trainer.retrain import retrain_day, shape_of
 from trainer.state import ModelState
 
-T = 60_000
-FIRST = 1_000_000  # first close tick
-
-
-def config() -> Config:
-    base = load_config(env={})
-    small = {name: msgspec.structs.replace(s, dim=4) for name, s in base.model.slots.items() if name != "position"}
-    slots = {**small, "position": base.model.slots["position"]}
-    model = msgspec.structs.replace(base.model, slots=slots, hidden=(8, 4), rank=4)
-    return msgspec.structs.replace(base, model=model)
-
-
-def items(n: int = 60) -> ItemRows:
-    keys = np.arange(1, n + 1, dtype=np.int64)
-    offsets = np.arange(n + 1, dtype=np.int64) * 3
-    words = np.random.default_rng(5).integers(1000, 1040, 3 * n)
-    unknown, known = np.full(n, -1), np.full(n, FIRST - 100)
-    return ItemRows(keys, keys % 4 + 100, keys % 9 + 200, unknown, known, offsets, words)
-
-
-def examples(tick: int, n: int = 12, seed: int = 0) -> ExampleColumns:
-    rng = np.random.default_rng([seed, tick])
-    shown = np.sort((tick - 2) * T + rng.integers(0, T, n))
-    lengths = rng.integers(3, 9, n)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    shown_items = np.concatenate([rng.choice(60, k, replace=False) + 1 for k in lengths])
-    history = Lists.of([rng.integers(1, 60, 5) for _ in range(n)])
-    labels = (rng.random(offsets[-1]) < 0.2).astype(np.uint8)
-    none = np.full(n, -1)
-    impression = tick * 100 + np.arange(n)
-    return ExampleColumns(
-        impression, rng.integers(1, 9, n), shown, np.arange(n), np.zeros(n, np.int32), none, history,
-        Lists(offsets, shown_items), Lists(offsets, labels),
-    )  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return export_graphs(shape_of(config().model), tmp_path_factory.mktemp("graphs"))
-
-
-def day(first: int, ticks: int) -> ExampleColumns:
-    return ExampleColumns.concat([examples(first + i) for i in range(ticks)])
 
 
 @pytest.fixture
@@ -82,12 +40,15 @@ def test_same_state_and_examples_give_the_same_delta_and_digest(trained):
 
 def test_result_does_not_depend_on_where_rows_lie_in_the_tables(trained):
     moved = trained.copy()
-    for slot, table in moved.tables.items():
-        rows = table.export()
-        order = np.random.default_rng(3).permutation(len(rows.keys))
-        other = EmbeddingTable(**table.options, index_seed=99)
-        other.put(*(column[order] for column in rows if len(column)))
-        moved.tables[slot] = other
+    for name, slot in moved.slots.items():
+        here = slot.table
+        seed = moved.model.seed
+        other = SegmentedTable(slot=name, segments=here.segments, seed=seed, policy=here.policy, index_seed=99)
+        for group, rows in here.export().items():
+            order = np.random.default_rng(3).permutation(len(rows.keys))
+            other.put(group, *(column[order] for column in rows[:4]))
+        other.advance(here.tick)
+        slot.table = other
     for tick in range(FIRST + 30, FIRST + 34):
         learn_tick(trained, tick, examples(tick))
         learn_tick(moved, tick, examples(tick))
@@ -142,7 +103,7 @@ def test_opening_a_generation_replaces_rows_and_keeps_counters(trained):
     for tick in range(FIRST + 30, FIRST + 33):
         learn_tick(trained, tick, examples(tick))
     counted = trained.counters.newest.digest()
-    trained.open(candidate, generation=1)
+    trained.open(candidate, generation=1, tick=FIRST + 29)
     assert trained.counters.newest.digest() == counted
     slots = {name: t for name, t in trained.export().items() if name.startswith("slot/")}
     assert all(np.array_equal(slots[name], candidate[name]) for name in slots)
