@@ -140,8 +140,8 @@ class SuppressesTooMuch(TrainLoop):
         super().__init__(*args, **named)
         self._published = self._publisher.chain.through + 1
 
-    def _publish(self, tick: TickExamples, *args: Any) -> None:
-        if tick.tick > self._published:
+    def _publish(self, tick: int, *args: Any) -> None:
+        if tick > self._published:
             super()._publish(tick, *args)
 
 
