@@ -31,6 +31,7 @@ COMMANDS: dict[str, Command] = {
     "verify": Command(
         "infra.supervisor.commands", "verify", "derive a run's parameters again from its logs, and compare"
     ),
+    "broker": Command("infra.supervisor.broker_command", "broker", "a real Kafka broker on this machine, until Ctrl-C"),
     "generate": Command("stream.commands", "generate", "write a generated log in MIND format"),
     "replay": Command("stream.commands", "replay", "turn MIND rows into events, in order, at a chosen speed"),
     "join": Command("stream.commands", "join", "join impressions with engagements; keep the archive"),

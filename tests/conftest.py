@@ -5,8 +5,10 @@ from collections.abc import Iterator
 import pytest
 
 from infra.errors import OuzelError
-from infra.supervisor.broker import Broker
+from infra.supervisor.broker import Broker, free_ports
 from tests.brokers import or_skip, shared_address, shared_folder
+
+LOGIN = 'org.apache.kafka.common.security.plain.PlainLoginModule required user_ouzel="right";'
 
 
 @pytest.fixture(scope="session")
@@ -21,10 +23,16 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """A broker of the module's own, to be stopped, killed and paused."""
-    settings = {"broker.session.timeout.ms": "1500", "broker.heartbeat.interval.ms": "500"}
+    """A broker of the module's own, to be stopped, killed and paused; it has a listener that asks for a password."""
+    settings = {
+        "broker.session.timeout.ms": "1500",
+        "broker.heartbeat.interval.ms": "500",
+        "sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.sasl.plain.sasl.jaas.config": LOGIN,
+    }
     try:
-        broker = Broker(tmp_path_factory.mktemp("broker"), settings=settings)
+        (port,) = free_ports(1)
+        broker = Broker(tmp_path_factory.mktemp("broker"), settings=settings, listeners={"SASL": port})
     except OuzelError as error:
         or_skip(error)
         raise

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.config import KafkaConfig, LogConfig
+from infra.config import KafkaConfig, LogConfig, load_config
 from infra.errors import ConfigError, CorruptStateError, RetryableError
 from infra.eventlog import open_log
 from infra.eventlog.kafka import log as kafka_log
@@ -205,3 +205,22 @@ def test_a_topic_that_takes_smaller_records_is_named_with_what_to_change(own_bro
     with pytest.raises(ConfigError, match=r"max\.message\.bytes"):
         writer.flush()
     log.close()
+
+
+def test_a_password_from_the_environment_opens_the_log_and_a_wrong_one_is_said_at_once(own_broker):
+    url = f"kafka://127.0.0.1:{own_broker.listeners['SASL']}/s{uuid.uuid4().hex}"
+    client = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN", "sasl.username": "ouzel"}
+
+    def config(password):
+        overrides = [f"log.kafka.client.{name}={value}" for name, value in client.items()]
+        return load_config(env={"OUZEL_LOG__KAFKA__CLIENT__SASL__PASSWORD": password}, overrides=overrides).log
+
+    log = open_log(url, config("right"))
+    log.create_topic("t", 1)
+    writer = log.writer("t")
+    writer.append(0, b"x", timestamp_ms=1)
+    writer.flush()
+    assert len(log.reader("t", "r").poll()) == 1
+    log.close()
+    with pytest.raises(ConfigError, match="password"):
+        open_log(url, config("wrong"))

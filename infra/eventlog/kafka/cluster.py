@@ -39,7 +39,7 @@ OWN = frozenset(
 
 # Trouble that only a person mends, and what to look at.
 FIX = {
-    KafkaError._AUTHENTICATION: "check security.protocol and sasl.* in log.kafka.client",
+    KafkaError._AUTHENTICATION: "check security.protocol, sasl.* and the password",
     KafkaError.SASL_AUTHENTICATION_FAILED: "check sasl.* in log.kafka.client, and the password",
     KafkaError._SSL: "check ssl.* in log.kafka.client",
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "allow this user Create, Read, Write, Describe and Delete on the topics",
@@ -55,6 +55,8 @@ FIX = {
     KafkaError._UNKNOWN_PARTITION: "the topic has fewer partitions than log.partitions says",
     KafkaError._INVALID_ARG: "check log.kafka.client",
 }  # fmt: skip
+
+REFUSALS = (KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._SSL)
 
 # Waiting mends none of these; some are answers rather than trouble.
 FINAL = FIX.keys() | {
@@ -77,6 +79,7 @@ class Cluster:
         self.address, self.config = address, config
         self.link = link or Link(str(address))
         self._extra = config.client
+        self._refused: Any = None  # why a broker turned this client away
         if config.max_record_bytes < MIN_RECORD_BYTES:
             raise ConfigError(f"log.kafka.max_record_bytes is {config.max_record_bytes}; {MIN_RECORD_BYTES} or more")
         for name in self._extra.keys() & OWN:
@@ -122,7 +125,9 @@ class Cluster:
             try:
                 answer = ask(min(TRY_S, max(0.5, patience - waited)))
             except KafkaException as error:
-                reason = error.args[0]
+                self._refused = None
+                self.admin.poll(0)  # what the connections met, for `_on_error`
+                reason = self._refused or error.args[0]
                 if not passes(reason):
                     raise self.verdict(what, reason) from error
                 waited = time.monotonic() - started
@@ -167,6 +172,8 @@ class Cluster:
     def _on_error(self, error: Any) -> None:
         """librdkafka's background trouble; from whichever thread polls."""
         self.link.last_error = error.str()
+        if error.code() in REFUSALS:
+            self._refused = error
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self.link.lost(error.str())
 

@@ -30,6 +30,7 @@ from infra.eventlog.kafka.writer import KafkaWriter
 from infra.eventlog.topics import MAX_PARTITIONS, check_name
 
 CONNECT_S = 15.0  # the first contact: an address may be wrong
+TURN_S = 2.0  # ... or a password, which is known soon
 APPEAR_S = 30.0  # until every broker knows a new topic
 MIN_SEGMENT_BYTES = 1 << 20  # Kafka 4 accepts no smaller
 OURS_ALONE = frozenset({"versions"})  # topics that nobody else reads: a codec may need an extra package
@@ -51,7 +52,9 @@ class KafkaLog:
         self._lock = threading.Lock()
         admin = self._cluster.admin
         self._cluster.call(
-            "opening the log", lambda t: admin.describe_cluster(request_timeout=t).result(), patience_s=CONNECT_S
+            "opening the log",
+            lambda t: admin.describe_cluster(request_timeout=min(t, TURN_S)).result(),
+            patience_s=CONNECT_S,
         )
 
     @property
