@@ -25,7 +25,7 @@ from infra.eventlog.kafka.cluster import Cluster
 from infra.eventlog.kafka.fetch import Fetcher
 from infra.eventlog.kafka.places import Places
 from infra.eventlog.kafka.reader import KafkaReader, Member
-from infra.eventlog.kafka.records import FRAME_BYTES, MAX_TIME_MS, MIN_TIME_MS
+from infra.eventlog.kafka.records import FRAME_BYTES, MAX_TIME_MS
 from infra.eventlog.kafka.writer import KafkaWriter
 from infra.eventlog.topics import MAX_PARTITIONS, check_name
 
@@ -34,6 +34,7 @@ TURN_S = 2.0  # ... or a password, which is known soon
 APPEAR_S = 30.0  # until every broker knows a new topic
 MIN_SEGMENT_BYTES = 1 << 20  # Kafka 4 accepts no smaller
 OURS_ALONE = frozenset({"versions"})  # topics that nobody else reads: a codec may need an extra package
+SCAN_RECORDS = 1_000
 CURSORS = 4  # partitions that `read` keeps a place in
 
 
@@ -170,8 +171,21 @@ class KafkaLog:
         return self._offset(topic, partition, OffsetSpec.latest())
 
     def offset_at(self, topic: str, partition: int, timestamp_ms: int) -> int:
-        found = self._offset(topic, partition, OffsetSpec.for_timestamp(min(max(timestamp_ms, 0), MAX_TIME_MS)))
-        return self.end_offset(topic, partition) if found < 0 else found
+        return self._offset_at(topic, partition, timestamp_ms, self.end_offset(topic, partition))
+
+    def _offset_at(self, topic: str, partition: int, timestamp_ms: int, stop: int) -> int:
+        """First offset below `stop` at or after a time, else `stop`.
+
+        No message is older than its record (`records`), so that the brokers' index says where to begin to look: at once
+        the place when live, the start in a replay.
+        """
+        offset = self._offset(topic, partition, OffsetSpec.for_timestamp(min(max(timestamp_ms, 0), MAX_TIME_MS)))
+        while 0 <= offset < stop:
+            for record in self._fetched(topic, partition, offset, SCAN_RECORDS, stop):
+                if record.timestamp_ms >= timestamp_ms:
+                    return min(record.offset, stop)
+                offset = record.offset + 1
+        return stop
 
     def _offset(self, topic: str, partition: int, spec: OffsetSpec) -> int:
         self._check_partition(topic, partition)
@@ -243,19 +257,18 @@ class KafkaLog:
         self._places.forget(self.address.group(topic, name))
 
     def retain(self, topic: str, *, before_ms: int) -> int:
-        if before_ms <= MIN_TIME_MS:
-            return 0
         name = self.address.topic(topic)
         numbers = range(self.partitions(topic))
         readers = self._places.readers(name).values()
         starts = self._places.offsets(name, numbers, OffsetSpec.earliest())
         ends = self._places.offsets(name, numbers, OffsetSpec.latest())
-        newer = self._places.offsets(name, numbers, OffsetSpec.for_timestamp(min(before_ms, MAX_TIME_MS)))
         cuts = []
         dropped = 0
         for n in numbers:
             released = [places[n].committed or 0 for places in readers if n in places]
-            upto = min([*released, ends[n] - 1, *([newer[n]] if newer[n] >= 0 else [])])
+            upto = min([*released, ends[n] - 1])
+            if upto > starts[n]:
+                upto = self._offset_at(topic, n, before_ms, upto)
             if upto > starts[n]:
                 cuts.append(TopicPartition(name, n, upto))
                 dropped += upto - starts[n]

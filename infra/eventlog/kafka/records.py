@@ -2,9 +2,14 @@
 
     key                       the key; null for an empty one
     value                     the value
-    timestamp (CreateTime)    `timestamp_ms`, clamped to [1 ms, year 9999]: below, brokers refuse or say "now"
+    timestamp (CreateTime)    `timestamp_ms`; the wall clock where that is over an hour old, at most the year 9999
     header `ouzel-meta`       `meta`, where it is not empty; it carries the schema version
-    header `ouzel-timestamp`  `timestamp_ms` in decimal, only where the clamp changed it
+    header `ouzel-timestamp`  `timestamp_ms` in decimal, only where the message's timestamp is another
+
+A replay's times of years ago must not reach the broker: it forgets a producer whose newest batch carries a time older
+than `producer.id.expiration.ms` (a day), at a restart or within minutes, and then takes a batch that is sent again for
+a new one: records were doubled so. A cluster's retention would drop them, too. A message is never older than its
+record, which `KafkaLog.offset_at` uses.
 
 Other producers' messages read the same way: no headers is an empty `meta`. In a topic with LogAppendTime the broker's
 time is the record's, whatever its writer said.
@@ -19,20 +24,20 @@ from infra.eventlog.base import Record
 
 META = "ouzel-meta"
 TIMESTAMP = "ouzel-timestamp"
-MIN_TIME_MS = 1
+OLD_MS = 3_600_000
 MAX_TIME_MS = 253_402_300_799_999  # the end of year 9999
 # What a batch of one record adds to its bytes: 61 bytes of batch, 70 at most of lengths, our header names.
 FRAME_BYTES = 256
 
 
-def wire_time(timestamp_ms: int) -> int:
-    """The timestamp that the broker sees."""
-    return min(max(timestamp_ms, MIN_TIME_MS), MAX_TIME_MS)
+def wire_time(timestamp_ms: int, now_ms: int) -> int:
+    """The timestamp that the broker sees, ms."""
+    return now_ms if timestamp_ms < now_ms - OLD_MS else min(timestamp_ms, MAX_TIME_MS)
 
 
-def headers_of(timestamp_ms: int, meta: bytes) -> list[tuple[str, bytes]] | None:
-    """Headers of a record; None for none."""
-    if wire_time(timestamp_ms) == timestamp_ms:
+def headers_of(timestamp_ms: int, wire_ms: int, meta: bytes) -> list[tuple[str, bytes]] | None:
+    """Headers of a record whose message has the timestamp `wire_ms`; None for none."""
+    if wire_ms == timestamp_ms:
         return [(META, meta)] if meta else None
     exact = (TIMESTAMP, str(timestamp_ms).encode())
     return [(META, meta), exact] if meta else [exact]

@@ -100,16 +100,18 @@ class KafkaWriter:
         self._cluster.link.answered()
 
     def _hand_over(self, producer: Any, started: float) -> None:
+        now_ms = int(time.time() * 1000)
         while self._buffer:
             partition, record = self._buffer[0]
+            wire_ms = wire_time(record.timestamp_ms, now_ms)
             try:
                 producer.produce(
                     self._topic,
                     record.value,
                     record.key or None,
                     partition,
-                    timestamp=wire_time(record.timestamp_ms),
-                    headers=headers_of(record.timestamp_ms, record.meta),
+                    timestamp=wire_ms,
+                    headers=headers_of(record.timestamp_ms, wire_ms, record.meta),
                 )
             except BufferError:  # the producer's own queue is full: it moves on as the brokers answer
                 producer.poll(TURN_S)
