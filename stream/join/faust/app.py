@@ -29,7 +29,7 @@ from stream.join.faust.security import credentials
 from stream.join.faust.told import Assigned, Batch, Failed, Revoked, Told
 
 TAKE_RECORDS = 512  # a batch
-TAKE_WITHIN_S = 0.05
+TAKE_WITHIN_S = 0.02
 MAX_WAITING = 4  # batches in the inbox
 BUFFER_RECORDS = 1_024  # between Faust's consumer and its agent
 SESSION_S = 10.0  # until a killed worker's partitions go to another
@@ -86,6 +86,7 @@ class FaustThread(threading.Thread):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._app: Any = None
         self._acknowledged: dict[int, int] = {}
+        self._taken: list[tuple[int, Record]] = []
 
     def acknowledge(self, low: Mapping[int, int]) -> None:
         """Let Faust commit these offsets: nothing before them is needed again. From any thread."""
@@ -106,7 +107,8 @@ class FaustThread(threading.Thread):
         try:
             await app.start()
             while not self._asked_to_stop.is_set() and not app.should_stop:
-                await asyncio.sleep(0.02)
+                self._give()
+                await asyncio.sleep(TAKE_WITHIN_S)
         finally:
             if not self._asked_to_stop.is_set():
                 self.inbox.put(Failed(repr(app.crash_reason or "it stopped")))
@@ -119,11 +121,10 @@ class FaustThread(threading.Thread):
         topic = app.topic(self._topic, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
 
         async def hand_on(stream: Any) -> None:
-            async for events in stream.noack_take(TAKE_RECORDS, within=TAKE_WITHIN_S):
-                batch = Batch([(event.message.partition, _record(event.message)) for event in events])
-                while self.inbox.qsize() >= MAX_WAITING:
+            async for event in stream.noack().events():
+                self._taken.append((event.message.partition, _record(event.message)))
+                while len(self._taken) >= TAKE_RECORDS and not self._give():
                     await asyncio.sleep(0.002)
-                self.inbox.put(batch)
 
         app.agent(topic, name="ouzel-join")(hand_on)
         assigned: Any = app.on_partitions_assigned
@@ -132,6 +133,15 @@ class FaustThread(threading.Thread):
         revoked.connect(self._on_revoked)
         app.finalize()
         return app
+
+    def _give(self) -> bool:
+        """Pass on what was taken; False where the inbox is full."""
+        if self._taken and self.inbox.qsize() >= MAX_WAITING:
+            return False
+        if self._taken:
+            self.inbox.put(Batch(self._taken))
+            self._taken = []
+        return True
 
     async def _on_assigned(self, _app: Any, *given: Any, **_: Any) -> None:
         self._acknowledged.clear()
