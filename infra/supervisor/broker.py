@@ -34,7 +34,8 @@ from infra.supervisor.fleet import tail
 from infra.supervisor.kafka_jars import cache_folder, find_java, kafka_jars
 
 READY_TIMEOUT_S = 90.0
-STOP_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 10.0  # the last nodes of a quorum cannot leave it in order: there is nobody to tell
+ARCHIVE_TIMEOUT_S = 120.0  # ... and one that writes its classes takes its time
 HEAP_MB = 512
 # Small and quick to start: one compiler tier, one collector thread.
 JAVA = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto", "-Djava.awt.headless=true")
@@ -165,6 +166,9 @@ class Broker:
     def stop(self) -> None:
         """End every node in order, and the watch; data stays unless the folder is to be removed."""
         for node in self._nodes.values():
+            if node.process is not None:
+                node.process.terminate()
+        for node in self._nodes.values():
             self._end(node, signal.SIGTERM)
         if self._watch is not None:
             self._watch.kill()
@@ -200,7 +204,7 @@ class Broker:
         node.process.send_signal(signal.SIGCONT)
         node.process.send_signal(how)
         try:
-            node.process.wait(timeout=STOP_TIMEOUT_S)
+            node.process.wait(timeout=ARCHIVE_TIMEOUT_S if self.java_options else STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             node.process.kill()
             node.process.wait()
