@@ -131,6 +131,12 @@ class HeldPartitions:
             for p, last in self.last.items()
         )
 
+    def others_ended(self) -> bool:
+        """Whether the last record of every partition that another worker joins ends a replay."""
+        others = set(range(self._log.partitions("examples"))) - self.joiners.keys()
+        found = [self._log.last_record("examples", p) for p in sorted(others)]
+        return all(record is not None and decode_example_meta(record.meta).end for record in found)
+
     def counts(self) -> dict[str, int]:
         """Cumulative counters over all partitions, what is not yet written included."""
         total: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Lives of the Faust engine, as a program: `python -m tests.join.faust_lives URL KILLS SEED OUT`.
+"""Lives of the Faust engine, as a program: `python -m tests.join.faust_lives URL KILLS SEED OUT INSTANCE`.
 
 Each life but the last is a fork of this process that is killed (SIGKILL) a random while after its first records; the
 last one runs until the log is joined. What it counted is written to OUT/said.json, and how many kills hit unfinished
@@ -23,11 +23,11 @@ from tests.join import scenes
 GIVE_UP_S = 100.0
 
 
-def life(url: str, folder: Path, number: int) -> None:
+def life(url: str, folder: Path, number: int, instance: str) -> None:
     """Join until everything is joined, in small steps; say when the first records came."""
     app.TAKE_RECORDS = 16
     log = KafkaLog(url, LogConfig())
-    faust = start_faust(log, KafkaConfig(), folder / "faust", instance="one")
+    faust = start_faust(log, KafkaConfig(), folder / "faust", instance=instance)
     worker = FaustWorker(log, scenes.settings(core), faust, overdue_s=2.0)
     deadline = time.monotonic() + GIVE_UP_S
     while not worker.ended:
@@ -44,12 +44,12 @@ def life(url: str, folder: Path, number: int) -> None:
     (folder / "said.json").write_text(json.dumps(said))
 
 
-def main(url: str, kills: int, seed: int, folder: Path) -> None:
+def main(url: str, kills: int, seed: int, folder: Path, instance: str) -> None:
     rng, hits = random.Random(seed), 0
     for number in range(kills + 1):
         pid = os.fork()
         if pid == 0:
-            life(url, folder, number)
+            life(url, folder, number, instance)
             sys.stdout.flush()
             os._exit(0)
         if number < kills:
@@ -71,4 +71,4 @@ def wait_for(pid: int, started: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), sys.argv[5])

@@ -1,8 +1,11 @@
 """The Faust engine against a real broker: the bytes of the own engine, also where it is killed with a backlog."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -33,7 +36,7 @@ def url(kafka: str) -> str:
 
 def live(url: str, kills: int, folder: Path) -> dict[str, Any]:
     """What the last life of the engine said; see `faust_lives`."""
-    command = [sys.executable, "-m", "tests.join.faust_lives", url, str(kills), "7", str(folder)]
+    command = [sys.executable, "-m", "tests.join.faust_lives", url, str(kills), "7", str(folder), "one"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIVES_S)
     assert not done.returncode, done.stderr
     said: dict[str, Any] = json.loads((folder / "said.json").read_text())
@@ -62,4 +65,28 @@ def test_killed_with_a_backlog_it_writes_the_bytes_of_the_own_engine(tmp_path: P
     assert accepted(logs.contents(log)) == logs.contents(truth)
     assert letters(log) == letters(truth)
     assert committed(url) == {int(p): low for p, low in said["lows"].items()}
+    log.close()
+
+
+@pytest.mark.slow
+def test_of_two_workers_one_is_killed_and_the_other_goes_on_with_both_partitions(
+    tmp_path: Path, truth: Any, url: str
+) -> None:
+    log = on_kafka(url, truth)
+    pair = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        command = [sys.executable, "-m", "tests.join.faust_lives", url, "0", "7", str(tmp_path / name), name]
+        pair.append(subprocess.Popen(command, start_new_session=True))
+    while not all((tmp_path / name / "started-0").exists() for name in ("a", "b")):
+        assert all(process.poll() is None for process in pair)
+        time.sleep(0.005)
+    os.killpg(pair[0].pid, signal.SIGKILL)
+    pair[0].wait()
+    unfinished = not (tmp_path / "a" / "ended-0").exists()
+    assert pair[1].wait(LIVES_S) == 0
+    said = json.loads((tmp_path / "b" / "said.json").read_text())
+    assert accepted(logs.contents(log)) == logs.contents(truth)
+    assert unfinished
+    assert len(said["lows"]) == logs.PARTITIONS
     log.close()

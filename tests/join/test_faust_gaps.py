@@ -35,12 +35,12 @@ class Bad:
     def stop(self) -> None:
         self.inbox.put(Revoked(ALL))
 
-    def bring(self, stop: int = 1 << 60) -> None:
-        """Everything, in batches over both partitions."""
+    def bring(self, stop: int = 1 << 60, start: int = 0) -> None:
+        """Everything from `start` on and below `stop`, in batches over both partitions."""
         lose, repeat, swap = self._chances
         records: list[tuple[int, Record]] = []
         for p in ALL:
-            for record in self._log.read("events", p, 0, 10_000):
+            for record in self._log.read("events", p, start, 10_000):
                 chance = self._rng.random()
                 if chance < lose or record.offset >= stop:
                     self.left_out += 1
@@ -154,6 +154,37 @@ def test_partitions_that_go_and_come_again_and_one_that_another_joined_meanwhile
     assert worker.ended
     assert logs.contents(log) == whole
     worker.close()
+    log.close()
+
+
+def test_a_committed_offset_that_is_ahead_of_the_output_is_no_loss(tmp_path: Path, whole: Any) -> None:
+    log = logs.with_events(tmp_path / "again")
+    bad = Bad(log)
+    bad.inbox.put(Assigned(ALL))
+    bad.bring(start=60)
+    worker = engine(log, bad)
+    drain(worker)
+    assert worker.reread == 60 * logs.PARTITIONS
+    assert logs.contents(log) == whole
+    worker.close()
+    log.close()
+
+
+def test_two_that_believe_they_own_the_same_partitions_write_the_same_bytes(tmp_path: Path, whole: Any) -> None:
+    log = logs.with_events(tmp_path / "again")
+    pair = []
+    for seed in range(2):
+        bad = Bad(log, seed, lose=0.1, repeat=0.1)
+        bad.inbox.put(Assigned(ALL))
+        bad.bring()
+        pair.append(engine(log, bad, name=f"joiner-{seed}", clock=ticking(0.3)))
+    rng = np.random.default_rng(9)
+    while not all(worker.ended for worker in pair):
+        pair[int(rng.integers(2))].step()
+    assert sum(worker.resyncs for worker in pair) > 3
+    assert logs.contents(log) == whole
+    for worker in pair:
+        worker.close()
     log.close()
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from infra.config import KafkaConfig, WireConfig
-from infra.errors import OuzelError
+from infra.errors import OuzelError, RetryableError
 from infra.eventlog import EventLog, Reader, Record
 from infra.eventlog.kafka import KafkaLog
 from infra.metrics import Metrics
@@ -127,21 +127,30 @@ class FaustWorker:
             self.commit()
 
     def commit(self) -> None:
-        """Acknowledge to Faust, and note for the log, what a rebuild will never read again."""
+        """Acknowledge to Faust, and note for the log, what a rebuild will never read again: hints, all of them."""
         self._next_commit = self._clock() + COMMIT_EVERY_S
         low = {p: offset for p, offset in self.held.low().items() if p in self._active}
+        self._faust.acknowledge(low)
+        try:
+            self._note(low)
+        except RetryableError as error:  # a worker of the own engine died here: its group keeps its place for a while
+            print(f"positions are not noted yet: {error}", file=sys.stderr, flush=True)
+
+    def _note(self, low: dict[int, int]) -> None:
+        """Keep positions under the joiner's name, for back-pressure and retention."""
+        if self._place is None and self._active:
+            self._place = self._log.reader("events", self._name, sorted(self._active))
         if self._place is None:
             return
         for p in self._active:
             self._place.seek(p, self.held.next_offset(p))
         if low:
             self._place.commit(low)
-            self._faust.acknowledge(low)
 
     @property
     def ended(self) -> bool:
-        """Every partition of this worker ends a replay, and nothing follows it in `events`."""
-        return bool(self._active) and self.held.ended(self.held.next_offset)
+        """Every partition's last record ends a replay, and nothing follows it in `events`; also in those of others."""
+        return bool(self._active) and self.held.ended(self.held.next_offset) and self.held.others_ended()
 
     @property
     def partitions(self) -> list[int]:
@@ -191,7 +200,7 @@ class FaustWorker:
         self._next_look = self._clock() + self._overdue_s
         if self._place is not None:
             self._place.close()
-        self._place = self._log.reader("events", self._name, sorted(partitions)) if partitions else None
+            self._place = None
 
     def _take(self, p: int, records: list[Record]) -> None:
         """Feed what Faust handed on, and before each stretch what is missing."""
