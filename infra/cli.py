@@ -34,7 +34,9 @@ COMMANDS: dict[str, Command] = {
     "broker": Command("infra.supervisor.broker_command", "broker", "a real Kafka broker on this machine, until Ctrl-C"),
     "generate": Command("stream.commands", "generate", "write a generated log in MIND format"),
     "replay": Command("stream.commands", "replay", "turn MIND rows into events, in order, at a chosen speed"),
-    "join": Command("stream.commands", "join", "join impressions with engagements; keep the archive"),
+    "join": Command("stream.join.run", "join", "join impressions with engagements; on Kafka, as one of many workers"),
+    "archive": Command("stream.commands", "archive", "keep the archive of a run over Kafka, beside its joiners"),
+    "topics": Command("infra.supervisor.topics", "topics", "create, show or drop the topics of a log; lag by reader"),
     "dead-letters": Command(
         "stream.deadcommands", "dead_letters", "what could not be used: list, show, or replay what can be read now"
     ),

@@ -94,6 +94,9 @@ class KafkaConfig(Section, frozen=True):
 
 
 class LogConfig(Section, frozen=True):
+    # Where the run's logs lie: "kafka://host:port/prefix" (more brokers after commas; the prefix begins the name of
+    # every topic and group), or "" for the run folder itself.
+    url: str = ""
     # Partitions of `events` and `examples`. More let more joiners run side by side; each costs records and fsyncs.
     partitions: int = 2
     # A segment file is closed at this size, bytes.

@@ -16,8 +16,9 @@ from infra.errors import ConfigError
 
 Kind = Literal["counter", "gauge", "histogram"]
 
-# Order fixes the ports: metrics.base_port + index.
-PROCESSES = ("replay", "joiner", "trainer", "retrain", "replica", "evaluator")
+# Order fixes the ports: metrics.base_port + index; the second of a name has base_port + PORTS + index, and so on.
+PROCESSES = ("replay", "joiner", "trainer", "retrain", "replica", "evaluator", "archive")
+PORTS = 16
 LATENCY_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -65,6 +66,7 @@ METRICS: tuple[Metric, ...] = (
         "ouzel_faust_reread_total",
         "Records that Faust did not hand on in their turn, and that were read from the log again.",
     ),
+    Metric("archive", "gauge", "ouzel_archive_tick", "Newest close tick that the archive holds on disk."),
     Metric("trainer", "counter", "ouzel_train_impressions_total", "Impressions learned online."),
     Metric("trainer", "counter", "ouzel_train_shown_items_total", "Shown items learned online."),
     Metric("trainer", "counter", "ouzel_versions_total", "Versions published."),

@@ -14,15 +14,19 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
 from infra.config import Config, load_config
-from infra.errors import InputError, RetryableError
-from infra.metrics import PROCESSES, Metrics
+from infra.errors import ConfigError, InputError, RetryableError
+from infra.metrics import PORTS, PROCESSES, Metrics
+
+if TYPE_CHECKING:
+    from infra.eventlog import EventLog
 
 PROGRESS_EVERY_S = 0.25
+MAX_NUMBER = 64  # processes of one name
 # Set by a fleet to its process id: a member whose fleet died stops by itself.
 FLEET_VARIABLE = "OUZEL_FLEET"
 ORPHAN_CHECK_S = 1.0
@@ -35,6 +39,7 @@ class RunFolder:
         self.path = path
         self.config_file = path / "config.toml"
         self.log = path / "log"
+        self.broker = path / "kafka"
         self.archive = path / "archive"
         self.store = path / "store"
         self.stats = path / "stats"
@@ -48,6 +53,14 @@ class RunFolder:
                 f"{self.path}: not a run folder (no config.toml); `ouzel run --mind DIR --out {self.path}` makes one"
             )
         return load_config(self.config_file)
+
+    def open_log(self, config: Config) -> "EventLog":
+        """The run's event log: where `log.url` says, else in this folder. Raises as `open_log`."""
+        from infra.eventlog import open_log
+
+        if config.log.url and not config.log.url.startswith("kafka://"):
+            raise ConfigError(f"log.url is {config.log.url!r}; write kafka://host:port/prefix, or leave it empty")
+        return open_log(config.log.url or self.log, config.log)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -70,8 +83,12 @@ def write_atomically(path: Path, data: bytes) -> None:
 class Process:
     """One named process of a run: `with Process("joiner", run, config) as process: while not process.stopping: …`."""
 
-    def __init__(self, name: str, run_dir: Path, config: Config) -> None:
-        self.name = name
+    def __init__(self, name: str, run_dir: Path, config: Config, *, number: int = 1) -> None:
+        """`number`: which of several of that name, from 1 on; its own name then ends in it."""
+        if not 1 <= number <= MAX_NUMBER:
+            raise ConfigError(f"{name} number {number}; 1 to {MAX_NUMBER}")
+        self.name = name if number == 1 else f"{name}-{number}"
+        self._port = PROCESSES.index(name) + (number - 1) * PORTS if name in PROCESSES else -1
         self.config = config
         self.folder = RunFolder(run_dir)
         self.metrics = Metrics(name)
@@ -89,8 +106,8 @@ class Process:
             signal.signal(signum, self._stop)
         self.folder.stats.mkdir(parents=True, exist_ok=True)
         base_port = self.config.metrics.base_port
-        if base_port and self.name in PROCESSES:
-            self.metrics.serve(base_port + PROCESSES.index(self.name))
+        if base_port and self._port >= 0:
+            self.metrics.serve(base_port + self._port)
         if self._stats_file.is_file():
             self._before = msgspec.json.decode(self._stats_file.read_bytes())
         self.progress(force=True, state="starting")

@@ -20,6 +20,7 @@ from infra.eventlog import EventLog
 from stream.events import LIVE, meta_or_live
 
 REFRESH_S = 0.02  # how stale the time of a running replay may be
+READ_SHARE = 20  # ... or this many times what reading it takes: on a cluster it is some requests
 SCAN_RECORDS = 256
 
 
@@ -52,7 +53,7 @@ class EventClock:
         self._held: IO[bytes] | None = None
         self._start: tuple[int, float] | None = None  # event ms and monotonic s at which the clock went on by itself
         self._newest_ms = 0
-        self._read_at_s = float("-inf")
+        self._next_read_s = self._next_try_s = float("-inf")
 
     @property
     def going_on(self) -> bool:
@@ -73,9 +74,14 @@ class EventClock:
         """Start running where nobody else moves time: the replay ended, or there is none and mode is `wall`."""
         if self._start is not None or self._mode is ClockMode.OFF:
             return self._start is not None
-        if self._mode is ClockMode.AUTO and not replay_ended(self._log):
+        if self._monotonic_s() < self._next_try_s:
             return False
+        started = self._monotonic_s()
         if not self._take_lock():
+            return False
+        if self._mode is ClockMode.AUTO and not replay_ended(self._log):
+            self._next_try_s = started + READ_SHARE * (self._monotonic_s() - started)
+            self.close()
             return False
         with self._lock:
             newest = self._newest_in_log()
@@ -91,9 +97,10 @@ class EventClock:
 
     def _from_log(self) -> int:
         now_s = self._monotonic_s()
-        if now_s - self._read_at_s >= REFRESH_S or self._newest_ms <= 0:
-            self._read_at_s = now_s
+        if now_s >= self._next_read_s or self._newest_ms <= 0:
             self._newest_ms = max(self._newest_ms, self._newest_in_log())
+            took_s = self._monotonic_s() - now_s
+            self._next_read_s = now_s + max(REFRESH_S, READ_SHARE * took_s)
         return self._newest_ms
 
     def _newest_in_log(self) -> int:

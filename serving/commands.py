@@ -36,16 +36,17 @@ def serve(
         typer.Option(help="auto: continue a finished replay; wall: no replay, wall time; off: go by the log alone."),
     ] = "auto",
     speed: Annotated[float, typer.Option(help="Event seconds a wall second, once the clock goes on.")] = 1.0,
+    number: Annotated[int, typer.Option(help="Which of several replicas this is, from 1 on.")] = 1,
 ) -> None:
     """Serve a run over HTTP: rank, take events, say how fresh the answers are."""
-    from infra.eventlog import create_topics, open_log
+    from infra.eventlog import create_topics
     from serving.api import build_app, check_host
 
     folder = RunFolder(run)
     config = folder.load_config()
     address = check_host(host or config.serve.host)
-    with Process("replica", run, config) as process:
-        log = open_log(folder.log, config.log)
+    with Process("replica", run, config, number=number) as process:
+        log = folder.open_log(config)
         create_topics(log, config.log.partitions)
         event_clock = _clock(folder, log, "off" if until_end else clock, speed)
         services = _services(process, log, event_clock)

@@ -23,6 +23,7 @@ from stream.examples import ExampleMeta, decode_example_meta
 
 IDLE_S = 0.002
 LOOK_AT_CLOSED_S = 0.1
+LOOK_SHARE = 20  # ... and at most a twentieth of the thread's time: on a cluster a look is some requests
 VERSIONS_A_TURN = 64
 WARM_UP_ITEMS = (1, 2, 8)
 
@@ -48,7 +49,7 @@ class Follower:
         self._thread = threading.Thread(target=self._run, name="replica", daemon=True)
         self._warm: int | None = None  # generation that was warmed up
         self._closed = -1
-        self._looked_s = float("-inf")
+        self._next_look_s = float("-inf")
         self.failure = ""
         self.ended = threading.Event()  # the replay's end has been learned, and is served
 
@@ -114,12 +115,13 @@ class Follower:
             raise
 
     def _look(self) -> None:
-        """Every LOOK_AT_CLOSED_S: what the joiner has closed in all partitions."""
+        """What the joiner has closed in all partitions: every LOOK_AT_CLOSED_S, more seldom where a look takes long."""
         now_s = time.monotonic()
-        if now_s - self._looked_s < LOOK_AT_CLOSED_S:
+        if now_s < self._next_look_s:
             return
-        self._looked_s = now_s
         self._closed = max(self._closed, closed_through(self._log))
+        took_s = time.monotonic() - now_s
+        self._next_look_s = now_s + max(LOOK_AT_CLOSED_S, LOOK_SHARE * took_s)
         readiness = self.readiness()
         self._metrics.set("ouzel_served_lag_ticks", readiness.lag_ticks)
         self._metrics.set("ouzel_ready", float(readiness.ready))

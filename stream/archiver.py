@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from infra.errors import OuzelError
 from infra.eventlog import EventLog, Record
+from infra.process import Process
 from infra.ticks import Timeline
 from stream.archive import (
     CLOSE_TICK,
@@ -92,6 +93,12 @@ class Archive:
         return all(self._reader.position(p) == self._log.end_offset("examples", p) for p in self._parts)
 
     @property
+    def ended(self) -> bool:
+        """Whether everything in `examples` was read, and ends a replay in every partition."""
+        last = [self._log.last_record("examples", p) for p in self._parts]
+        return self.caught_up and all(r is not None and decode_example_meta(r.meta).end for r in last)
+
+    @property
     def closed_through(self) -> int:
         """Every tick up to this one is on disk, over this archive's partitions."""
         return min(part.progress for part in self._parts.values())
@@ -163,6 +170,18 @@ class Archive:
                 if folder.name < day_name(day) and not (folder / COMPLETE).exists():
                     path, data = folder / COMPLETE, msgspec.json.encode({"closed_through": complete})
                     self._until_done(lambda path=path, data=data: write_file(path, data))  # type: ignore[misc]
+
+
+def open_archive(process: Process, log: EventLog) -> Archive:
+    """The archive of a run, over a log that is its own."""
+    config = process.config
+    return Archive(
+        log,
+        process.folder.archive,
+        config.time.build(),
+        hours=config.join.archive_hours,
+        stopping=lambda: process.stopping,
+    )
 
 
 class ArchiveThread:

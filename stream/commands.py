@@ -1,4 +1,4 @@
-"""Entry points of the box: `ouzel generate`, `ouzel replay`, `ouzel join`: where its objects are wired."""
+"""Entry points of the box: `ouzel generate`, `ouzel replay`, `ouzel archive`: where its objects are wired."""
 
 import time
 from pathlib import Path
@@ -7,10 +7,10 @@ from typing import Annotated
 import msgspec
 import typer
 
-from infra.config import Config
 from infra.errors import ConfigError
 
 GENERATED = "mind"  # what `ouzel generate` knows
+LOOK_S = 0.1
 
 
 def generate(
@@ -37,7 +37,8 @@ def replay(
     mind: Annotated[list[Path], typer.Option(help="A MIND folder; may be given several times.")],
     speed: Annotated[str | None, typer.Option(help='"max", or a multiple of real time such as 60x.')] = None,
 ) -> None:
-    from infra.eventlog import create_topics, open_log
+    from infra.eventlog import create_topics
+    from infra.eventlog.pressure import Lags
     from infra.process import Process, RunFolder
     from stream.mind.news import read_news
     from stream.mind.reader import open_mind
@@ -48,9 +49,9 @@ def replay(
         config = msgspec.structs.replace(config, replay=msgspec.structs.replace(config.replay, speed=speed))
     with Process("replay", run, config) as process:
         index, news = open_mind(mind, max_gap_s=config.replay.max_gap_s), read_news(mind)
-        log = open_log(process.folder.log, config.log)
+        log = process.folder.open_log(config)
         create_topics(log, config.log.partitions)
-        started, last = time.monotonic(), Done()
+        started, last, lags = time.monotonic(), Done(), Lags(log, "events")
 
         def watch(done: Done) -> None:
             nonlocal last
@@ -61,7 +62,7 @@ def replay(
                 events_per_s=done.rows / max(time.monotonic() - started, 1e-9),
                 first_ms=machine.schedule.first_ms,
                 last_ms=machine.schedule.last_ms,
-                lag=max(log.reader_lag("events").values(), default=0),
+                lag=max(lags.all().values(), default=0),
             )
             process.metrics.add("ouzel_replay_rows_total", done.rows - last.rows, kind="event")
             process.metrics.add("ouzel_replay_waits_total", done.waits - last.waits)
@@ -87,78 +88,28 @@ def replay(
         log.close()
 
 
-def join(
+def archive(
     run: Annotated[Path, typer.Option(help="The run folder.")],
     until_end: Annotated[
-        bool, typer.Option("--until-end/--follow", help="Stop when the end of the replay is joined, or go on.")
+        bool, typer.Option("--until-end/--follow", help="Stop when the end of the replay is archived, or go on.")
     ] = False,
 ) -> None:
-    from infra.eventlog import create_topics, open_log
+    """Keep the archive, where the joiner does not: on Kafka, whose joiners may be many."""
+    from infra.eventlog import create_topics
     from infra.process import Process, RunFolder
-    from stream.archiver import Archive, ArchiveThread
-    from stream.examples import DropReason
-    from stream.inspector import ItemsInspector
-    from stream.join.core import JoinSettings
-    from stream.join.worker import JoinWorker
-    from stream.wire.dead import Reason
+    from stream.archiver import open_archive
 
-    config: Config = RunFolder(run).load_config()
-    settings = JoinSettings.of(config)
-    with Process("joiner", run, config) as process:
-        log = open_log(process.folder.log, config.log)
+    config = RunFolder(run).load_config()
+    with Process("archive", run, config) as process:
+        log = process.folder.open_log(config)
         create_topics(log, config.log.partitions)
-
-        def stopping() -> bool:
-            return process.stopping
-
-        def open_archive() -> Archive:
-            return Archive(
-                open_log(process.folder.log, config.log),
-                process.folder.archive,
-                settings.timeline,
-                hours=config.join.archive_hours,
-                stopping=stopping,
-            )
-
-        # A trainer that waits for a retrain waits for a whole archive file: never hold back closer than two of them.
-        ticks_per_file = config.join.archive_hours * settings.timeline.ticks_per_hour
-        max_lag = max(config.log.max_lag_records, 2 * ticks_per_file)
-        worker = JoinWorker(log, settings, wire=config.wire, max_lag_records=max_lag, stopping=stopping)
-        inspector = ItemsInspector(log, config.wire, skew_ms=settings.timeline.skew_ms, stopping=stopping)
-        archive = ArchiveThread(open_archive)
-        archive.start()
-        counted: dict[str, int] = {}
-        buried: dict[Reason, int] = {}
-        try:
-            while not process.stopping:
-                read = worker.step(timeout_s=0.02) + inspector.step()
-                counts = worker.counts()
-                new = {name: max(n - counted.get(name, 0), 0) for name, n in counts.items()}
-                counted = counts
-                process.metrics.add("ouzel_join_events_total", new["events_in"])
-                process.metrics.add("ouzel_join_impressions_total", new["joined_impressions"])
-                process.metrics.add("ouzel_join_engagements_total", new["joined_engagements"])
-                for reason in DropReason:
-                    process.metrics.add("ouzel_join_dropped_total", new[reason.value], reason=reason.value)
-                dead = {reason: worker.dead.get(reason, 0) + inspector.dead.get(reason, 0) for reason in Reason}
-                for name, n in dead.items():
-                    process.metrics.add("ouzel_dead_letters_total", n - buried.get(name, 0), reason=name.value)
-                buried = dead
-                process.metrics.set("ouzel_lag_records", log.reader_lag("events").get("joiner", 0))
-                process.metrics.set("ouzel_archive_tick", archive.closed_through)
-                process.progress(
-                    state="joining",
-                    event_time_ms=worker.watermark_ms(),
-                    events=counts["events_in"],
-                    examples=counts["joined_impressions"],
-                    dropped=sum(counts[reason.value] for reason in DropReason),
-                )
-                if until_end and not read and worker.ended:
-                    break
-        finally:
-            archive.finish(all_of_it=worker.ended and not process.stopping)
-        process.note(dead={reason.value: n for reason, n in buried.items() if n})
-        process.note(counts=worker.counts(), resyncs=worker.resyncs, ended=worker.ended)
-        worker.close()
-        inspector.close()
+        kept = open_archive(process, log)
+        while not process.stopping:
+            read = kept.step(timeout_s=LOOK_S)
+            process.metrics.set("ouzel_archive_tick", kept.closed_through)
+            process.progress(state="archiving" if read else "waiting", tick=kept.closed_through)
+            if until_end and not read and kept.ended:
+                break
+        process.note(closed_through=kept.closed_through)
+        kept.close()
         log.close()

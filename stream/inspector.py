@@ -7,7 +7,7 @@ crash a letter may come again under its key.
 from collections.abc import Callable
 
 from infra.config import WireConfig
-from infra.eventlog import EventLog
+from infra.eventlog import EventLog, GroupLog, Member
 from stream.deadletters import TOPIC, Buried, encode_letter_meta, letter_of
 from stream.retry import Retrier
 from stream.wire.dead import DeadRow
@@ -23,13 +23,30 @@ class ItemsInspector:
     """`step()` until it returns 0. For one thread."""
 
     def __init__(
-        self, log: EventLog, wire: WireConfig, *, skew_ms: int, stopping: Callable[[], bool] = lambda: False
+        self,
+        log: EventLog,
+        wire: WireConfig,
+        *,
+        skew_ms: int,
+        grouped: bool = False,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`grouped`: of all that run, in a log that has groups, the one to which it gives the topic's partition."""
         self._rules = Rules(wire, skew_ms)
-        self._reader, self._dead = log.reader("items", NAME), log.writer(TOPIC)
+        self._dead = log.writer(TOPIC)
+        if grouped and isinstance(log, GroupLog):
+            self._reader = log.member("items", NAME, Member(self._given, self._taken, self._taken))
+        else:
+            self._reader = log.reader("items", NAME)
         self._buried, self._until_done = Buried(log), Retrier(stopping)
         self._buried.update()
         self.dead: dict[str, int] = {}  # by reason, since this inspector began
+
+    def _given(self, _partitions: list[int]) -> None:
+        self._buried.update()  # what another has buried behind its last commit
+
+    def _taken(self, _partitions: list[int]) -> None:
+        """Nothing is unwritten between steps."""
 
     def step(self) -> int:
         """Look at what is there; the number of records read."""

@@ -13,7 +13,8 @@ import msgspec
 
 from infra.config import Config
 from infra.errors import ConfigError
-from infra.eventlog import EventLog, wait_for_readers
+from infra.eventlog import EventLog
+from infra.eventlog.pressure import Pressure
 from stream.events import LIVE, meta_or_live
 from stream.mind.news import NewsTable
 from stream.mind.reader import MindIndex
@@ -72,6 +73,8 @@ class Replay:
         self.schedule = Schedule(index, news, config.time.build(), config.replay, self._partitions)
         self._writers = {topic: log.writer(topic) for topic in ("dead-letters", "items", "events")}
         self._until_done = Retrier(stopping, sleep)
+        self._pressure = Pressure(log, "events", config.log.max_lag_records)
+        self._looked_at = 0  # records when readers were looked at
         self.done = Done(event_time_ms=self.schedule.first_ms)
         self._flushed_at = clock()
 
@@ -158,10 +161,12 @@ class Replay:
 
     def _hold_back(self) -> None:
         """Wait while a reader of `events` is too far behind; everything is flushed."""
-        limit = self._config.log.max_lag_records
-        if max(self._log.reader_lag("events").values(), default=0) > limit:
+        self._pressure.wrote(self.done.records - self._looked_at)
+        self._looked_at = self.done.records
+        if self._pressure.too_far():
             self.done.waits += 1
-            wait_for_readers(self._log, "events", limit, stop=self._seen_stopping)
+            while self._pressure.too_far() and not self._seen_stopping():
+                self._pressure.nap(self._sleep)
 
     def _seen_stopping(self) -> bool:
         self._watch(self.done)

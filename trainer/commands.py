@@ -18,12 +18,12 @@ UntilEndOption = Annotated[
 
 def train(run: RunOption, until_end: UntilEndOption = False) -> None:
     """Learn each tick as it closes and publish it as a version."""
-    from infra.eventlog import create_topics, open_log
+    from infra.eventlog import create_topics
     from trainer.loop import TrainLoop
 
     config = RunFolder(run).load_config()
     with Process("trainer", run, config) as process:
-        log = open_log(process.folder.log, config.log)
+        log = process.folder.open_log(config)
         create_topics(log, config.log.partitions)
         loop = TrainLoop(process, log, until_end=until_end)
         loop.run()
@@ -42,7 +42,7 @@ def retrain(
     """Retrain each day as it completes, and carry the candidate to its promotion."""
     import torch
 
-    from infra.eventlog import create_topics, open_log
+    from infra.eventlog import create_topics
     from trainer.export import export_graphs
     from trainer.retrain import shape_of
     from trainer.retrain_loop import RetrainLoop
@@ -50,7 +50,7 @@ def retrain(
     torch.set_num_threads(1)  # the same bits whatever the machine has
     config = RunFolder(run).load_config()
     with Process("retrain" if day is None else "retrain-day", run, config) as process:
-        log = open_log(process.folder.log, config.log)
+        log = process.folder.open_log(config)
         create_topics(log, config.log.partitions)
         process.progress(state="exporting the net", force=True)
         graphs = export_graphs(shape_of(config.model), graph_cache())

@@ -43,10 +43,11 @@ class ItemsFollower:
     def reach(self, tick: int, *, stop: Callable[[], bool] = lambda: False) -> bool:
         """Return once every item that counts in `tick` is in the catalogue; False where `stop()` came first."""
         while not self._complete(tick):
+            started = time.perf_counter()
             if not self._read():
                 if stop():
                     return False
-                time.sleep(POLL_S)
+                time.sleep(max(POLL_S, time.perf_counter() - started))  # on a cluster a look is a request
         return True
 
     def _complete(self, tick: int) -> bool:

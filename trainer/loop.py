@@ -20,6 +20,7 @@ from typing import Any
 from infra.config import Config
 from infra.errors import CorruptStateError
 from infra.eventlog import EventLog
+from infra.eventlog.pressure import Lags
 from infra.paramstore.publisher import Publisher
 from infra.paramstore.store import ParamStore, State
 from infra.paramstore.version import Kind
@@ -51,6 +52,7 @@ class TrainLoop:
         self._control = ControlLog(log, until_done=self._until_done)
         self._publisher: Publisher = self._store.publisher(fingerprint=fingerprint())
         self._ticks = ExampleTicks(log, "trainer")
+        self._lags = Lags(log, "examples")
         self._state = ModelState(self._config)
         self._table_metrics = TableMetrics(process.metrics)
         Schedule.of(0, self._config, self._timeline)  # refuses what makes no chain before anything is read
@@ -171,7 +173,7 @@ class TrainLoop:
         self._until_done(self._publisher.flush)
         self._process.spent("commit", time.perf_counter() - started)
         self._unflushed = 0
-        self._process.metrics.set("ouzel_lag_records", self._log.reader_lag("examples").get("trainer", 0))
+        self._process.metrics.set("ouzel_lag_records", self._lags.of("trainer"))
         self._table_metrics.show(self._state)
         behind = self._seen < self._publisher.chain.through  # deriving again what is in the log: not its head's state
         if self._state.generation >= 0 and not behind:

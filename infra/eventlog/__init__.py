@@ -14,17 +14,21 @@ from infra.eventlog.base import (
     create_topics,
     wait_for_readers,
 )
+from infra.eventlog.groups import GroupLog, Member
 from infra.eventlog.log import EmbeddedLog
 
 __all__ = [
     "KEYED_TOPICS",
     "TOPICS",
     "EventLog",
+    "GroupLog",
+    "Member",
     "Reader",
     "Record",
     "Writer",
     "create_topics",
     "open_log",
+    "remove_log",
     "wait_for_readers",
 ]
 
@@ -42,3 +46,10 @@ def open_log(url_or_path: str | Path, config: LogConfig) -> EventLog:
     if "://" in where:
         raise ConfigError(f"{where}: a log lies in a folder, or at kafka://host:port/prefix")
     return EmbeddedLog(where, config)
+
+
+def remove_log(url: str, config: LogConfig) -> list[str]:
+    """Remove the topics and readers of a log on Kafka; their names. Raises as `kafka.remove.remove_topics`."""
+    from infra.eventlog.kafka.remove import remove_topics
+
+    return remove_topics(url, config)

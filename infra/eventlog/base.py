@@ -123,6 +123,9 @@ class EventLog(Protocol):
     def reader_lag(self, topic: str) -> dict[str, int]:
         """Per registered reader: the largest end offset − *read* position over its partitions, in records."""
 
+    def read_positions(self, topic: str, name: str) -> dict[int, int]:
+        """The next offset that a registered reader reads, by partition; what it does not read is left out."""
+
     def forget_reader(self, topic: str, name: str) -> None:
         """Remove a registration, so that retention and back-pressure stop waiting for it."""
 

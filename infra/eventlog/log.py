@@ -168,6 +168,11 @@ class EmbeddedLog:
             lags[name] = max((end - read for end, read in reads if read is not None), default=0)
         return lags
 
+    def read_positions(self, topic: str, name: str) -> dict[int, int]:
+        positions = self._positions(topic).get(name)
+        reads = (positions.read_position(number) if positions else None for number in range(self.partitions(topic)))
+        return {number: read for number, read in enumerate(reads) if read is not None}
+
     def forget_reader(self, topic: str, name: str) -> None:
         def forget() -> None:
             with self._locked():

@@ -12,6 +12,7 @@ from infra.eventlog.base import EventLog, Reader, Record
 from infra.paramstore.version import TOPIC, Version, VersionMeta, decode_meta
 
 BATCH = 64  # records fetched at a time
+REST = 5
 
 
 class VersionReader:
@@ -22,6 +23,7 @@ class VersionReader:
         self._named: Reader | None = log.reader(TOPIC, name) if name else None
         self._ahead: list[Record] = []  # fetched, not yet looked at; at most BATCH
         self._parts: list[tuple[VersionMeta, Record]] = []
+        self._rest_until = 0.0
         self.seek(max(offset, log.start_offset(TOPIC, 0)))
 
     @property
@@ -31,6 +33,7 @@ class VersionReader:
 
     def seek(self, offset: int) -> None:
         self._next = self._first_part = offset
+        self._rest_until = 0.0
         self._ahead.clear()
         self._parts.clear()
         if self._named is not None:
@@ -58,6 +61,7 @@ class VersionReader:
 
     def __iter__(self) -> Iterator[Version]:
         """The versions that are durable now."""
+        self._rest_until = 0.0
         while (version := self.poll()) is not None:
             yield version
 
@@ -65,11 +69,22 @@ class VersionReader:
         if not self._ahead:
             if self._named is not None:
                 self._ahead = [record for _, record in self._named.poll(BATCH)]
-            elif self._next < self._log.end_offset(TOPIC, 0):
+            elif self._look():
                 self._ahead = self._log.read(TOPIC, 0, self._next, BATCH)
             if self._ahead:
                 self._next = self._ahead[-1].offset + 1
         return bool(self._ahead)
+
+    def _look(self) -> bool:
+        """Whether there is more. A look in vain rests `REST` times as long as it took: on a cluster it is a request."""
+        started = time.perf_counter()
+        if started < self._rest_until:
+            return False
+        if self._next < self._log.end_offset(TOPIC, 0):
+            return True
+        now = time.perf_counter()
+        self._rest_until = now + REST * (now - started)
+        return False
 
     def _add(self, record: Record) -> Version | None:
         meta = decode_meta(record.meta)

@@ -274,6 +274,7 @@ class Broker:
             "share.coordinator.state.topic.replication.factor": copies,
             "share.coordinator.state.topic.min.isr": "1",
             "group.initial.rebalance.delay.ms": "0",
+            "group.min.session.timeout.ms": "1000",
             "broker.session.timeout.ms": "6000",  # how long until a killed node's partitions get another leader
             "log.cleaner.dedupe.buffer.size": str(4 << 20),
             "num.network.threads": "2",

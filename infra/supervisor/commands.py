@@ -13,7 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.config import load_config
+from infra.errors import ConfigError
 from infra.process import RunFolder
+from infra.supervisor.crew import Crew
+from infra.supervisor.runlog import OWN, broker_of, refuse_elsewhere
 from infra.supervisor.runs import loop_members, prepare, read_source, remove_run, run_loop, write_report
 
 CONFIG_HELP = "TOML configuration; what it leaves out keeps its default."
@@ -21,6 +24,12 @@ SET_HELP = "One value, such as time.tick_s=10; may be given again."
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help=CONFIG_HELP)]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help=SET_HELP)]
+LogOption = Annotated[
+    str | None, typer.Option("--log", help='Where the events flow: kafka://host:port, or "kafka" for --kafka.')
+]
+KafkaOption = Annotated[bool, typer.Option("--kafka", help="Over a Kafka broker of the run's own, started here.")]
+WorkersOption = Annotated[int, typer.Option(min=1, max=64, help="Joiners; several share the partitions, on Kafka.")]
+ReplicasOption = Annotated[int, typer.Option(min=1, max=64, help="Replicas, on ports from serve.port on.")]
 
 
 def stoppable() -> None:
@@ -34,14 +43,20 @@ def run(
     speed: Annotated[str | None, typer.Option("--speed", help='"max", or a multiple of real time: 60x.')] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
+    log: LogOption = None,
+    kafka: KafkaOption = False,
+    workers: WorkersOption = 1,
+    replicas: ReplicasOption = 1,
 ) -> None:
     """Replay MIND logs through the whole loop and write the report."""
     stoppable()
-    overrides = [*(set_ or []), *([f"replay.speed='{speed}'"] if speed else [])]
+    overrides = [*(set_ or []), *([f"replay.speed='{speed}'"] if speed else []), *_address(log, kafka)]
     folder = RunFolder(out)
     console = Console()
-    prepare(folder, load_config(config, overrides=overrides), mind)
-    _watch(folder, console)
+    wanted, crew = load_config(config, overrides=overrides), Crew(workers, replicas)
+    crew.check(wanted)
+    prepare(folder, wanted, mind)
+    _watch(folder, console, crew)
 
 
 def demo(
@@ -53,22 +68,28 @@ def demo(
     ),
     config: ConfigOption = None,
     set_: SetOption = None,
+    log: LogOption = None,
+    kafka: KafkaOption = False,
+    workers: WorkersOption = 1,
+    replicas: ReplicasOption = 1,
 ) -> None:
     """Generate a tiny news log, run the whole loop over it, show what came out and what to try next."""
     stoppable()
     console = Console()
     folder = RunFolder(out)
-    remove_run(folder)
+    wanted, crew = load_config(config, overrides=[*(set_ or []), *_address(log, kafka)]), Crew(workers, replicas)
+    crew.check(wanted)
+    remove_run(folder, console)
     if not (data / "behaviors.tsv").is_file():
         console.print(f"[bold]1[/]  generating two days of a small news site into {data}")
         command = [sys.executable, "-m", "infra.cli", "generate", "mind", "--out", str(data), "--scale", "tiny"]
         subprocess.run(command, check=True)
     else:
         console.print(f"[bold]1[/]  the generated log in {data} is there")
-    prepare(folder, load_config(config, overrides=set_ or []), [data])
-    names = ", ".join(m.name for m in loop_members(read_source(folder)))
-    console.print(f"[bold]2[/]  starting {names} over {out}")
-    _watch(folder, console)
+    prepare(folder, wanted, [data])
+    names = ", ".join(m.name for m in loop_members(read_source(folder), folder.load_config(), crew))
+    console.print(f"[bold]2[/]  starting {names} over {folder.load_config().log.url or out}")
+    _watch(folder, console, crew)
     console.print(_next_steps(folder), highlight=False, soft_wrap=True)
 
 
@@ -76,13 +97,19 @@ def up(
     run: Annotated[Path, typer.Option("--run", help="A finished run's folder.")],
     speed: Annotated[float, typer.Option(help="Event seconds a wall second: 10 learns a click in seconds.")] = 1.0,
     port: Annotated[int | None, typer.Option(help="Port of the API; serve.port where it is not given.")] = None,
+    kafka: KafkaOption = False,
+    workers: WorkersOption = 1,
+    replicas: ReplicasOption = 1,
 ) -> None:
     """Go on from a finished run: serve it, take events, keep learning from them, until Ctrl-C."""
     from infra.supervisor.live import go_on
 
     stoppable()
-    console = Console()
-    go_on(RunFolder(run), console, speed=speed, port=port)
+    console, folder = Console(), RunFolder(run)
+    if kafka:
+        refuse_elsewhere(folder)
+    with broker_of(folder, console) as check:
+        go_on(folder, console, speed=speed, port=port, crew=Crew(workers, replicas), check=check)
 
 
 def verify(
@@ -96,7 +123,8 @@ def verify(
     console = Console()
     scratch = scratch_folder(run)
     try:
-        verdict = verify_run(RunFolder(run), scratch, console)
+        with broker_of(RunFolder(run), console):
+            verdict = verify_run(RunFolder(run), scratch, console)
     finally:
         if not keep and scratch.path.exists():
             shutil.rmtree(scratch.path)
@@ -113,13 +141,22 @@ def _equal(equal: bool) -> str:
     return "[green]equal[/]" if equal else "[red]different[/]"
 
 
-def _watch(folder: RunFolder, console: Console) -> None:
+def _address(log: str | None, kafka: bool) -> list[str]:
+    """As an override of the configuration."""
+    if kafka and log not in (None, OWN):
+        raise ConfigError(f"--kafka and --log {log}: the one starts a broker of the run's own, the other names yours")
+    url = OWN if kafka else log
+    return [f"log.url='{url}'"] if url else []
+
+
+def _watch(folder: RunFolder, console: Console, crew: Crew) -> None:
     try:
-        run_loop(folder, console)
+        with broker_of(folder, console) as check:
+            run_loop(folder, console, crew, check=check)
+            report = write_report(folder)
     except KeyboardInterrupt:
         console.print("stopped; the same command continues where it was")
         raise typer.Exit(130) from None
-    report = write_report(folder)
     console.print(_headline(report))
     console.print(
         f"{report['events_in']:,} events, {report['examples_out']:,} examples, {report['shown_items']:,} shown items "

@@ -6,6 +6,7 @@ started again, it goes on where it was.
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +14,8 @@ from rich.console import Console
 
 from infra.config import Config
 from infra.errors import InputError
-from infra.eventlog import open_log
 from infra.process import RunFolder
+from infra.supervisor.crew import ALONE, Crew
 from infra.supervisor.display import Display
 from infra.supervisor.fleet import Fleet, Member
 from infra.supervisor.runs import read_source
@@ -23,23 +24,31 @@ WATCH_EVERY_S = 0.2
 TAIL_BYTES = 65_536
 
 
-def live_members(config: Config, *, speed: float, port: int | None) -> list[Member]:
-    """The loop without a replay: the replica writes the heartbeats."""
+def live_members(config: Config, *, speed: float, port: int | None, crew: Crew = ALONE) -> list[Member]:
+    """The loop without a replay: a replica writes the heartbeats."""
     served = port if port is not None else config.serve.port
     return [
-        Member("joiner", "join", ("--follow",)),
+        *crew.joiners(config, "--follow"),
         Member("trainer", "train", ("--follow",)),
         Member("retrain", "retrain", ("--follow",)),
-        Member("replica", "serve", ("--follow", "--clock", "auto", "--speed", str(speed), "--port", str(served))),
+        *crew.replicas_on(served, "--follow", "--clock", "auto", "--speed", str(speed)),
     ]
 
 
-def go_on(folder: RunFolder, console: Console, *, speed: float, port: int | None) -> None:
+def go_on(
+    folder: RunFolder,
+    console: Console,
+    *,
+    speed: float,
+    port: int | None,
+    crew: Crew = ALONE,
+    check: Callable[[], None] = lambda: None,
+) -> None:
     """Run until Ctrl-C. Raises ProcessFailed where a process ends by itself, InputError where there is no run."""
     config = folder.load_config()
     if not folder.store.is_dir():
         raise InputError(f"{folder.path} has no versions yet; finish it first: `ouzel run … --out {folder.path}`")
-    members = live_members(config, speed=speed, port=port)
+    members = live_members(config, speed=speed, port=port, crew=crew)
     forget_absent_readers(folder, config)
     fleet = Fleet(folder, members)
     address = f"http://{config.serve.host}:{port if port is not None else config.serve.port}"
@@ -48,6 +57,7 @@ def go_on(folder: RunFolder, console: Console, *, speed: float, port: int | None
         fleet.start_all()
         with Display(console, folder.stats, [m.name for m in members]) as display:
             while running := fleet.check():
+                check()
                 display.update(running)
                 time.sleep(WATCH_EVERY_S)
     except KeyboardInterrupt:
@@ -58,7 +68,7 @@ def go_on(folder: RunFolder, console: Console, *, speed: float, port: int | None
 
 def forget_absent_readers(folder: RunFolder, config: Config) -> None:
     """The evaluator does not run here: the join would wait for it for ever, and retention with it."""
-    log = open_log(folder.log, config.log)
+    log = folder.open_log(config)
     log.forget_reader("examples", "evaluator")
     log.close()
 

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ import msgspec
 from rich.console import Console
 
 from infra.config import Config, dump_config
-from infra.errors import ConfigError, InputError
-from infra.eventlog import open_log
+from infra.errors import ConfigError, InputError, OuzelError
 from infra.paramstore.publisher import last_whole
 from infra.process import RunFolder, write_atomically
+from infra.supervisor.crew import ALONE, Crew
 from infra.supervisor.display import Display
 from infra.supervisor.fleet import Fleet, Member, ProcessFailed, tail
+from infra.supervisor.runlog import OWN, drop_log, placed
 
 WATCH_EVERY_S = 0.2
 
@@ -41,7 +42,8 @@ def prepare(folder: RunFolder, config: Config, mind: Sequence[Path]) -> None:
                 "or make one with `ouzel generate mind --out DIR --scale tiny`"
             )
     source = Source(mind=tuple(str(place.resolve()) for place in mind))
-    text = dump_config(config)
+    own = config.log.url == OWN
+    text = dump_config(placed(folder, config))
     if folder.config_file.is_file():
         if folder.config_file.read_text(encoding="utf-8") != text or read_source(folder) != source:
             raise ConfigError(
@@ -51,6 +53,8 @@ def prepare(folder: RunFolder, config: Config, mind: Sequence[Path]) -> None:
     if folder.path.exists() and any(folder.path.iterdir()):
         raise ConfigError(f"{folder.path} is not empty and holds no run; choose another --out")
     folder.path.mkdir(parents=True, exist_ok=True)
+    if own:
+        folder.broker.mkdir()
     write_atomically(folder.path / "source.json", msgspec.json.encode(source))
     write_atomically(folder.config_file, text.encode())
 
@@ -63,16 +67,16 @@ def read_source(folder: RunFolder) -> Source:
     return msgspec.json.decode(path.read_bytes(), type=Source)
 
 
-def loop_members(source: Source) -> list[Member]:
+def loop_members(source: Source, config: Config, crew: Crew = ALONE) -> list[Member]:
     """Every process of the loop; each ends once the end of the replay has passed through it."""
     end = "--until-end"
     mind = tuple(part for place in source.mind for part in ("--mind", place))
     return [
         Member("replay", "replay", mind),
-        Member("joiner", "join", (end,)),
+        *crew.joiners(config, end),
         Member("trainer", "train", (end,)),
         Member("retrain", "retrain", (end,)),
-        Member("replica", "serve", (end,)),
+        *crew.replicas_on(config.serve.port, end),
         Member("evaluator", "evaluate", (end,)),
     ]
 
@@ -81,7 +85,7 @@ def refuse_gone_on(folder: RunFolder) -> None:
     """A finished run that went on live has no end to run to. Raises ConfigError."""
     if not (folder.path / "report.json").is_file():
         return
-    log = open_log(folder.log, folder.load_config().log)
+    log = folder.open_log(folder.load_config())
     head = last_whole(log)
     log.close()
     if head is not None and not head.end:
@@ -91,21 +95,25 @@ def refuse_gone_on(folder: RunFolder) -> None:
         )
 
 
-def run_loop(folder: RunFolder, console: Console) -> None:
+def run_loop(
+    folder: RunFolder, console: Console, crew: Crew = ALONE, *, check: Callable[[], None] = lambda: None
+) -> None:
     """Start the loop's processes, watch them to their end, account for the run. Ctrl-C stops all of them.
 
+    `check` is called while it runs, and raises where something else that the run needs has ended.
     Raises ConfigError where the run went on live after its end, ProcessFailed where a process fails.
     """
     refuse_gone_on(folder)
-    fleet = Fleet(folder, loop_members(read_source(folder)))
+    fleet = Fleet(folder, loop_members(read_source(folder), folder.load_config(), crew))
     started = time.monotonic()
     try:
         fleet.start_all()
         with Display(console, folder.stats, [m.name for m in fleet.members]) as display:
             while running := fleet.check():
+                check()
                 display.update(running)
                 time.sleep(WATCH_EVERY_S)
-    except (ProcessFailed, KeyboardInterrupt):
+    except (OuzelError, KeyboardInterrupt):
         fleet.stop_all()
         raise
     fleet.close()
@@ -134,10 +142,11 @@ def write_report(folder: RunFolder) -> dict[str, Any]:
     return report
 
 
-def remove_run(folder: RunFolder) -> None:
+def remove_run(folder: RunFolder, console: Console) -> None:
     """Remove a run folder, and nothing that is not one."""
     if not folder.path.exists():
         return
     if not folder.config_file.is_file():
         raise ConfigError(f"{folder.path} exists and is not a run folder; it is left alone")
+    drop_log(folder, console)
     shutil.rmtree(folder.path)

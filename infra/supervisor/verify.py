@@ -21,14 +21,16 @@ from pathlib import Path
 
 from rich.console import Console
 
+from infra.config import dump_config
 from infra.errors import InputError
-from infra.eventlog import EventLog, create_topics, open_log
+from infra.eventlog import EventLog, create_topics
 from infra.eventlog.base import Record
 from infra.paramstore.publisher import last_whole
 from infra.paramstore.version import VersionMeta, decode_meta
 from infra.process import RunFolder, write_atomically
 from infra.supervisor.display import Display
 from infra.supervisor.fleet import Fleet, Member
+from infra.supervisor.runlog import with_address
 
 TRUTH = ("events", "items", "control", "dead-letters")
 WATCH_EVERY_S = 0.2
@@ -57,9 +59,10 @@ def verify_run(folder: RunFolder, scratch: RunFolder, console: Console) -> Verdi
     """
     config = folder.load_config()
     scratch.path.mkdir(parents=True)
-    write_atomically(scratch.config_file, folder.config_file.read_bytes())
+    here = with_address(config, "")  # derived on the embedded log, wherever the original lies
+    write_atomically(scratch.config_file, dump_config(here).encode())
     shutil.copyfile(folder.path / "source.json", scratch.path / "source.json")
-    old, new = open_log(folder.log, config.log), open_log(scratch.log, config.log)
+    old, new = folder.open_log(config), scratch.open_log(here)
     started = time.monotonic()
     try:
         create_topics(new, config.log.partitions)

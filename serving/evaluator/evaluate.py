@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.errors import CorruptStateError
-from infra.eventlog import EventLog, create_topics, open_log
+from infra.eventlog import EventLog, create_topics
+from infra.eventlog.pressure import Lags
 from infra.paramstore.files import retryable
 from infra.paramstore.store import ParamStore
 from infra.paramstore.tensors import decode_tensors, encode_tensors
@@ -43,7 +44,7 @@ def evaluate_run(run: Path, *, until_end: bool = True) -> None:
     folder = RunFolder(run)
     config = folder.load_config()
     with Process("evaluator", run, config) as process:
-        log = open_log(folder.log, config.log)
+        log = folder.open_log(config)
         create_topics(log, config.log.partitions)
         evaluator = Evaluator(process, log)
         try:
@@ -69,6 +70,7 @@ class Evaluator:
         arms = Arms(Scorer(config.model, self._timeline), chain, truth_of(process.folder))
         self.evaluation = Evaluation(self._replica, arms, self._timeline)
         self._ticks = ExampleTicks(log, READER)
+        self._lags = Lags(log, "examples")
         self._until_done = Retrier(lambda: process.stopping)
         self._unsaved = 0
         self._hour = -1
@@ -145,7 +147,7 @@ class Evaluator:
     def _publish_metrics(self, tick: int) -> None:
         metrics, ledger = self._process.metrics, self.evaluation.ledger
         metrics.set("ouzel_tick", tick)
-        metrics.set("ouzel_lag_records", self._log.reader_lag("examples").get(READER, 0))
+        metrics.set("ouzel_lag_records", self._lags.of(READER))
         metrics.set("ouzel_event_time_seconds", self._timeline.end_ms(tick) / 1000)
         for arm in ledger.arms if ledger is not None else ():
             hour = ledger.last_hour(arm) if ledger is not None else None

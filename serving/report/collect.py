@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from infra.errors import InputError
-from infra.eventlog import EventLog, create_topics, open_log
+from infra.eventlog import EventLog, create_topics
 from infra.paramstore.store import ParamStore
 from infra.paramstore.version import Kind
 from infra.process import RunFolder
@@ -26,9 +26,9 @@ from stream.examples import decode_example_meta
 def collect(folder: RunFolder) -> RunFacts:
     """The facts of a run. Raises InputError where the folder holds no run."""
     config = folder.load_config()
-    if not folder.log.is_dir():
+    if not config.log.url and not folder.log.is_dir():
         raise InputError(f"{folder.path}: a run that has not started; run it with `ouzel run`")
-    log = open_log(folder.log, config.log)
+    log = folder.open_log(config)
     try:
         create_topics(log, config.log.partitions)
         stats = _stats(folder)

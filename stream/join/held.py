@@ -101,7 +101,7 @@ class HeldPartitions:
         self.flush_letters()
         if not self.outputs:
             return []
-        anew = [p for p in self.joiners if self.moved(p)]
+        anew = [p for p in sorted({p for p, _ in self.outputs}) if self.moved(p)]
         self.outputs = [(p, out) for p, out in self.outputs if p not in anew]
         for p in anew:
             self.resyncs += 1
@@ -146,8 +146,8 @@ class HeldPartitions:
         return total
 
     def watermark_ms(self) -> int:
-        """The smallest W."""
-        return min(joiner.watermark_ms for joiner in self.joiners.values())
+        """The smallest W; 0 where nothing is held."""
+        return min((joiner.watermark_ms for joiner in self.joiners.values()), default=0)
 
     def close(self) -> None:
         """Let go of the writers; the last flush is the caller's."""

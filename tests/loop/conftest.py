@@ -16,7 +16,7 @@ from stream.generate import generate_mind
 
 ROWS = 1_500
 SETTINGS = (
-    "train.bootstrap_hours=3", "train.first_epochs=1", "train.snapshot_ticks=300", "log.partitions=2",
+    "train.bootstrap_hours=3", "train.first_epochs=1", "train.snapshot_ticks=300", "log.partitions=4",
     # Keys come and go: what they leave behind must survive kills, other speeds and a derivation from the logs.
     "model.slots.item.expiry_s=14400", "model.slots.item.rule='adam'", "model.slots.item.bias_rule='ftrl'",
     "model.slots.user.admit_after=2", "model.slots.user.admit_window_s=21600", "model.slots.user.grow_after=3",

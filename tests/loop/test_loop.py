@@ -11,10 +11,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from infra.eventlog import open_log
+from infra.errors import ConfigError
+from infra.eventlog import TOPICS, open_log
 from infra.process import RunFolder
+from infra.supervisor.crew import Crew
 from infra.supervisor.fleet import Fleet
+from infra.supervisor.runlog import drop_log
 from infra.supervisor.runs import loop_members, read_source, run_loop, write_report
+from infra.supervisor.topics import lags_of, show
 
 from .conftest import BAD_ROWS, ROWS, Run
 
@@ -71,7 +75,7 @@ def test_killing_every_process_in_the_middle_gives_equal_digests(
     straight: Run, new_run: Callable[..., RunFolder], seed: int
 ) -> None:
     folder = new_run("replay.speed=20000x")
-    fleet = Fleet(folder, loop_members(read_source(folder)))
+    fleet = Fleet(folder, loop_members(read_source(folder), folder.load_config()))
     try:
         fleet.start_all()
         for name in ("joiner", "replay", "trainer", "retrain", "evaluator", "replica"):
@@ -97,6 +101,40 @@ def test_a_finished_run_is_continued_by_the_same_command_and_changes_nothing(str
     before = result(straight.folder)
     run_loop(straight.folder, Console(quiet=True))
     assert result(straight.folder) == before
+
+
+def test_two_workers_and_two_replicas_over_kafka_give_the_digests_of_the_run_folder(
+    straight: Run, new_run: Callable[..., RunFolder], kafka: str
+) -> None:
+    folder = new_run(f"log.url='kafka://{kafka}'")
+    config = folder.load_config()
+    assert config.log.url.startswith(f"kafka://{kafka}/run-"), "two runs on a broker keep apart"
+    run_loop(folder, Console(quiet=True), Crew(workers=2, replicas=2))
+    assert result(folder) == result(straight.folder)
+    assert not folder.log.exists()
+    for name in ("joiner", "joiner-2", "archive", "replica", "replica-2"):
+        assert (folder.stats / f"{name}.json").is_file(), name
+    check_topics(folder)
+
+
+def check_topics(folder: RunFolder) -> None:
+    """What `ouzel topics` says of a finished run; then its log is dropped."""
+    config = folder.load_config()
+    log = folder.open_log(config)
+    assert [log.partitions(topic) for topic in TOPICS] == [4, 1, 4, 1, 1, 1]
+    behind = {lag.reader: lag for lag in lags_of(log, "examples")}
+    assert {"trainer", "retrain", "evaluator", "archive"} <= behind.keys()
+    assert behind["trainer"][2:] == (0, 0.0)
+    console = Console(width=200, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    show(log, console)
+    console.file.close()
+    assert "joiner" in console.export_text()
+    log.close()
+    drop_log(folder, Console(quiet=True))
+    log = folder.open_log(config)
+    with pytest.raises(ConfigError, match="no topic events"):
+        log.partitions("events")
+    log.close()
 
 
 def result(folder: RunFolder) -> dict[str, object]:

@@ -119,7 +119,7 @@ def test_ready_turns_off_when_the_trainer_stands_still_and_on_when_it_catches_up
         "ready": True, "reason": "ready", "lag_ticks": 0, "version": 0,
     }  # fmt: skip
     monkeypatch.setattr(follower, "closed_through", lambda log: tick + 11)
-    serving.follower._looked_s = 0.0
+    serving.follower._next_look_s = 0.0
     serving.follower._look()
     late = client.get("/readyz")
     assert (late.status_code, late.json()["lag_ticks"]) == (503, 11)

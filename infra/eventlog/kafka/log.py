@@ -20,11 +20,12 @@ from confluent_kafka.admin import NewTopic, OffsetSpec
 from infra.config import LogConfig
 from infra.errors import ConfigError
 from infra.eventlog.base import Record
+from infra.eventlog.groups import Member
 from infra.eventlog.kafka.address import parse_address
 from infra.eventlog.kafka.cluster import Cluster
 from infra.eventlog.kafka.fetch import Fetcher
 from infra.eventlog.kafka.places import Places
-from infra.eventlog.kafka.reader import KafkaReader, Member
+from infra.eventlog.kafka.reader import KafkaReader
 from infra.eventlog.kafka.records import FRAME_BYTES, MAX_TIME_MS
 from infra.eventlog.kafka.writer import KafkaWriter
 from infra.eventlog.topics import MAX_PARTITIONS, check_name
@@ -150,7 +151,7 @@ class KafkaLog:
         return self._reader(topic, name, numbers, None)
 
     def member(self, topic: str, name: str, told: Member) -> KafkaReader:
-        """A reader whose partitions come and go by Kafka's group protocol: see `reader.Member`.
+        """A reader whose partitions come and go by Kafka's group protocol: see `groups.Member`.
 
         A name is used either by readers with given partitions or by members, never by both.
         """
@@ -215,9 +216,9 @@ class KafkaLog:
         """Records from `offset` up to `end`. A cursor stays where the last read ended; taken out while in use."""
         with self._lock:
             cursor = self._cursors.pop((topic, partition), None)
-        if cursor is None or cursor.next[partition] != offset:
-            if cursor is not None:
-                cursor.close()
+        if cursor is not None and cursor.next[partition] != offset:
+            cursor.seek(partition, offset)
+        if cursor is None:
             cursor = Fetcher(self._cluster, self.address.topic(topic), {})
             cursor.add({partition: offset})
             cursor.assign()
@@ -251,6 +252,10 @@ class KafkaLog:
                     reads.update({n: read for n in reads if (read := mine.place(n)) is not None})
             lags[reader] = max((ends[n] - read for n, read in reads.items() if n in ends), default=0)
         return lags
+
+    def read_positions(self, topic: str, name: str) -> dict[int, int]:
+        places = self._places.readers(self.address.topic(topic)).get(name, {})
+        return {number: place.read for number, place in sorted(places.items())}
 
     def forget_reader(self, topic: str, name: str) -> None:
         self.partitions(topic)

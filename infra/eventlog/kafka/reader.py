@@ -2,7 +2,7 @@
 
 Without (`KafkaLog.reader`): the partitions are given, as with the embedded log; the group only keeps the positions.
 With (`KafkaLog.member`): Kafka gives partitions to the members of the group and takes them back, cooperatively: what
-stays with a member is not interrupted. The calls of `Member` run inside `poll`.
+stays with a member is not interrupted. The calls of `groups.Member` run inside `poll`.
 
 What was read is published (`places`) at most `PUBLISH_S` late while records come, and before a poll comes back empty.
 A member's commit is a hint: one that the brokers refuse because partitions are just moving is dropped and counted.
@@ -11,12 +11,13 @@ A member's commit is a hint: one that the brokers refuse because partitions are 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from infra.errors import CorruptStateError, RetryableError
 from infra.eventlog.base import Record
+from infra.eventlog.groups import Member
 from infra.eventlog.kafka.cluster import Cluster, passes
 from infra.eventlog.kafka.fetch import Fetcher
 from infra.eventlog.kafka.places import Place, Places, decode_place, encode_place
@@ -33,17 +34,6 @@ MOVING = frozenset(
     {KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError.REBALANCE_IN_PROGRESS}
     | {KafkaError.FENCED_INSTANCE_ID, KafkaError._ASSIGNMENT_LOST, KafkaError.STALE_MEMBER_EPOCH}
 )
-
-
-class Member(NamedTuple):
-    """What a member of a group is told, inside `poll`."""
-
-    # Partitions that are its own from now on; where to go on in each, None or absent for the committed position.
-    assigned: Callable[[list[int]], Mapping[int, int] | None]
-    # Partitions that it gives back: its last chance to flush and commit what it made of them.
-    revoked: Callable[[list[int]], None]
-    # Partitions that were taken from it while it did not answer: another may have gone on already. Write nothing.
-    lost: Callable[[list[int]], None]
 
 
 class KafkaReader:
@@ -114,7 +104,8 @@ class KafkaReader:
     def commit(self, positions: Mapping[int, int] | None = None) -> None:
         given = dict(self._fetch.next) if positions is None else positions
         for partition, offset in given.items():
-            if positions is not None:
+            self._own(partition)
+            if not self._start[partition] <= offset <= self._fetch.next[partition]:  # else it was there: ask nobody
                 self._check(partition, offset)
             self._committed[partition] = offset
         if self._told:
@@ -211,6 +202,9 @@ class KafkaReader:
         self._answer = error or next((each.error for each in places if each.error is not None), None)
 
     def _on_assign(self, _consumer: Any, given: Sequence[TopicPartition]) -> None:
+        if self.closed:  # given while it leaves: nothing is answered any more, and the next rebalance takes it back
+            self._fetch.consumer.incremental_assign(list(given))
+            return
         numbers = [each.partition for each in given]
         positions = self._resume(numbers)
         if self._member is not None:

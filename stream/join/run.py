@@ -1,0 +1,127 @@
+"""`ouzel join`: where the joiner's objects are wired.
+
+On the embedded log one process joins every partition, and keeps the archive in a thread beside. On Kafka as many run
+as one likes, under names of their own; the group protocol divides the partitions among them, and `ouzel archive` is a
+process of its own: it reads `examples`, whoever wrote them.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infra.config import Config
+from infra.eventlog import EventLog, GroupLog, create_topics
+from infra.eventlog.pressure import Lags
+from infra.process import Process, RunFolder
+from stream.archiver import ArchiveThread, open_archive
+from stream.examples import DropReason
+from stream.inspector import ItemsInspector
+from stream.join.core import JoinSettings
+from stream.join.worker import JoinWorker
+from stream.wire.dead import Reason
+
+LOOK_S = 0.02
+
+
+def join(
+    run: Annotated[Path, typer.Option(help="The run folder.")],
+    until_end: Annotated[
+        bool, typer.Option("--until-end/--follow", help="Stop when the end of the replay is joined, or go on.")
+    ] = False,
+    number: Annotated[int, typer.Option(help="On Kafka: which of several workers this is, from 1 on.")] = 1,
+) -> None:
+    config: Config = RunFolder(run).load_config()
+    with Process("joiner", run, config, number=number) as process:
+        log = process.folder.open_log(config)
+        create_topics(log, config.log.partitions)
+        joining = Joining(process, log)
+        try:
+            joining.run(until_end=until_end)
+        finally:
+            joining.finish()
+        joining.close()
+        log.close()
+
+
+class Joining:
+    """One joiner process: a worker, the inspector of `items`, and on the embedded log the archive."""
+
+    def __init__(self, process: Process, log: EventLog) -> None:
+        config, settings = process.config, JoinSettings.of(process.config)
+        self._process = process
+        # A trainer that waits for a retrain waits for a whole archive file: never hold back closer than two of them.
+        ticks_per_file = config.join.archive_hours * settings.timeline.ticks_per_hour
+        grouped = isinstance(log, GroupLog)
+        self.worker = JoinWorker(
+            log,
+            settings,
+            grouped=grouped,
+            wire=config.wire,
+            max_lag_records=max(config.log.max_lag_records, 2 * ticks_per_file),
+            stopping=self._stopping,
+        )
+        self._inspector = ItemsInspector(
+            log, config.wire, skew_ms=settings.timeline.skew_ms, grouped=grouped, stopping=self._stopping
+        )
+        self._lags = Lags(log, "events")
+        self._archive: ArchiveThread | None = None
+        if not grouped:
+            self._archive = ArchiveThread(lambda: open_archive(process, process.folder.open_log(config)))
+            self._archive.start()
+        self._counted: dict[str, int] = {}
+        self._buried: dict[Reason, int] = {}
+        self.ended = False
+
+    def run(self, *, until_end: bool) -> None:
+        """Until told to stop, or until everything is joined."""
+        while not self._process.stopping:
+            read = self.worker.step(timeout_s=LOOK_S) + self._inspector.step()
+            self._show()
+            if until_end and not read and self.worker.ended:
+                self.ended = True
+                break
+
+    def finish(self) -> None:
+        """End the archive, with all of it where the join ended by itself."""
+        if self._archive is not None:
+            self._archive.finish(all_of_it=self.ended)
+
+    def close(self) -> None:
+        """Note what was done, let go of the log."""
+        worker = self.worker
+        self._process.note(dead={reason.value: n for reason, n in self._buried.items() if n})
+        self._process.note(counts=worker.counts(), partitions=worker.partitions, ended=self.ended)
+        self._process.note(resyncs=worker.resyncs, rebalances=worker.rebalances)
+        worker.close()
+        self._inspector.close()
+
+    def _stopping(self) -> bool:
+        return self._process.stopping
+
+    def _show(self) -> None:
+        metrics, counts = self._process.metrics, self.worker.counts()
+        new: Callable[[str], int] = lambda name: max(counts[name] - self._counted.get(name, 0), 0)  # noqa: E731
+        if counts:
+            metrics.add("ouzel_join_events_total", new("events_in"))
+            metrics.add("ouzel_join_impressions_total", new("joined_impressions"))
+            metrics.add("ouzel_join_engagements_total", new("joined_engagements"))
+            for reason in DropReason:
+                metrics.add("ouzel_join_dropped_total", new(reason.value), reason=reason.value)
+        self._counted = counts
+        dead = {r: self.worker.dead.get(r, 0) + self._inspector.dead.get(r, 0) for r in Reason}
+        for name, n in dead.items():
+            metrics.add("ouzel_dead_letters_total", n - self._buried.get(name, 0), reason=name.value)
+        self._buried = dead
+        metrics.set("ouzel_lag_records", self._lags.of("joiner"))
+        if self._archive is not None:
+            metrics.set("ouzel_archive_tick", self._archive.closed_through)
+        self._process.progress(
+            state="joining" if counts else "waiting for partitions",
+            event_time_ms=self.worker.watermark_ms(),
+            events=counts.get("events_in", 0),
+            examples=counts.get("joined_impressions", 0),
+            dropped=sum(counts.get(reason.value, 0) for reason in DropReason),
+            partitions=len(self.worker.partitions),
+        )
