@@ -15,7 +15,7 @@ whole chain is known, so a search that fails has changed nothing. Its bound:
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.embedding.bucket import WAYS, bucket_of, cell_of, room_in
+from infra.embedding.bucket import WAYS, bucket_of, cell_of, hash_of, room_in
 from infra.embedding.machine import Int, leaf, prefetch
 
 SEARCH = 512  # buckets that a search may visit
@@ -67,17 +67,19 @@ def split_pairs(words: NDArray[np.int64], cells: NDArray[np.int32], head: NDArra
     A pair splits into itself and the one half of all pairs away, by one bit more of the hash. What leaves a bucket goes
     to the place of the same number in the new one, where nobody else comes: a split moves few keys and never fails.
     """
+    seed, odd = _U(head[1]), _U(head[2])
     for _ in range(count):
         new = _U(head[0])
         if head[0] == head[6] + 1:  # every pair is split: all go by one bit more
             head[6] = 2 * head[6] + 1
-        old = new - (_U(head[6] + 1) >> _U(1))
+        bit = _U(head[6] + 1) >> _U(1)  # of half a hash: whoever has it leaves
         head[0] += 1
         for far in range(2):
-            source, target = old << _U(1) | _U(far), new << _U(1) | _U(far)
-            for i in range(WAYS):
+            source, target = (new - bit) << _U(1) | _U(far), new << _U(1) | _U(far)
+            for i in range(WAYS):  # every key is copied, and one of its two rows is 0: half of all branches were wrong
                 spot, free = source << _U(3) | _U(i), target << _U(3) | _U(i)
+                leaves = (hash_of(seed, odd, words[spot]) >> _U(32 * far)) & bit != _U(0)
+                words[free] = words[spot]
                 row = cells[cell_of(spot)]
-                if row != 0 and bucket_of(head, words[spot], _U(far)) == target:
-                    words[free], words[spot] = words[spot], 0
-                    cells[cell_of(free)], cells[cell_of(spot)] = row, 0
+                cells[cell_of(free)] = row if leaves else np.int32(0)
+                cells[cell_of(spot)] = np.int32(0) if leaves else row

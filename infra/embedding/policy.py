@@ -75,7 +75,7 @@ class Policy:
     def row_limit(self, dim: int, state_dim: int, max_rows: int) -> int:
         """How many rows the byte budget allows. Raises ConfigError where not even one fits.
 
-        The index is counted as a power of two of 128-byte pairs of buckets that take 9 keys each, and a sixteenth more
+        The index is counted as a power of two of 128-byte pairs of buckets that take 8.5 keys each, and a sixteenth more
         for the last step of its growth. That is an upper bound for any keys that are not crafted, and the same one for
         every implementation, because content depends on it. (The least step is 1 KB: a table of a few rows may hold
         that much more.)
@@ -85,7 +85,7 @@ class Policy:
         left = self.byte_budget - self.counts * self.sketch_bytes
         rows, pairs = 0, 1
         while (index := 128 * (pairs + pairs // 16)) < left:
-            rows = max(rows, min(9 * pairs, (left - index) // self.row_bytes(dim, state_dim)))
+            rows = max(rows, min(17 * pairs // 2, (left - index) // self.row_bytes(dim, state_dim)))
             pairs *= 2
         if rows < 1:
             raise ConfigError(f"byte_budget {self.byte_budget} holds no row of {dim} + {state_dim} numbers; raise it")

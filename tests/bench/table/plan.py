@@ -42,15 +42,15 @@ class Comparison:
 
 
 def at_highest_load(keys: int) -> int:
-    """The next number of keys at which nine of ten places of the index are taken: 9 · 2ᵏ, less a few.
+    """The next number of keys at which the index is as full as it gets: 17 · 2ᵏ, less a few.
 
-    It has 10 places a pair of buckets and begins to split pairs at a load of 0.9 of 2ᵏ pairs; between these numbers the
+    It has 10 places a pair of buckets and begins to split pairs at a load of 0.85 of 2ᵏ pairs; between these numbers the
     load is lower, which cases with a plain number of keys show (infra/docs/decisions/0005).
     """
-    nines = 9
-    while nines < keys:
-        nines *= 2
-    return nines - nines // 1_000
+    full = 17
+    while full < keys:
+        full *= 2
+    return full - full // 1_000
 
 
 KNOWN = "torch.index_select"
