@@ -75,9 +75,9 @@ class Policy:
     def row_limit(self, dim: int, state_dim: int, max_rows: int) -> int:
         """How many rows the byte budget allows. Raises ConfigError where not even one fits.
 
-        The index is counted as a power of two of 128-byte pairs of buckets that take 8.5 keys each, and a sixteenth more
-        for the last step of its growth. That is an upper bound for any keys that are not crafted, and the same one for
-        every implementation, because content depends on it. (The least step is 1 KB: a table of a few rows may hold
+        The index is counted as a power of two of 128-byte pairs of buckets that take 8.5 keys each, and a sixteenth
+        more for the last step of its growth. That is an upper bound for any keys that are not crafted, and the same one
+        for every implementation, because content depends on it. (The least step is 1 KB: a table of a few rows may hold
         that much more.)
         """
         if not self.byte_budget:

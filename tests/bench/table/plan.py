@@ -44,8 +44,8 @@ class Comparison:
 def at_highest_load(keys: int) -> int:
     """The next number of keys at which the index is as full as it gets: 17 · 2ᵏ, less a few.
 
-    It has 10 places a pair of buckets and begins to split pairs at a load of 0.85 of 2ᵏ pairs; between these numbers the
-    load is lower, which cases with a plain number of keys show (infra/docs/decisions/0005).
+    It has 10 places a pair of buckets and begins to split pairs at a load of 0.85 of 2ᵏ pairs; between these numbers
+    the load is lower, which cases with a plain number of keys show (infra/docs/decisions/0005).
     """
     full = 17
     while full < keys:
