@@ -12,6 +12,7 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from infra.config import KafkaConfig, LogConfig
 from infra.eventlog import open_log
 from infra.hashing import partition_of
+from stream.wire.formats import decode_wire_meta
 
 KEYS = ["U1", "U81994", "élan", "a-long-key-of-some-thirty-letters", "x" * 257]
 
@@ -42,6 +43,15 @@ def test_records_of_kafka_python_are_read_and_lie_where_ours_would(kafka, prefix
     assert in_partitions(log) == {(partition_of(key, 4), key) for key in KEYS}
     record = log.last_record("t", partition_of("U1", 4))
     assert (record.timestamp_ms, record.meta, bytes(record.value)) == (1_700_000_000_000, b"", b"value")
+
+
+def test_what_a_producer_says_of_its_format_reaches_the_records_meta(kafka, prefix, log):
+    producer = other.KafkaProducer(bootstrap_servers=kafka)
+    for headers in ([("Content-Type", b"application/json; charset=utf-8")], [("content-type", b"x" * 999)], []):
+        producer.send(f"{prefix}.t", b"{}", partition=1, headers=headers)
+    producer.close()
+    said = [decode_wire_meta(record.meta).content_type for record in log.read("t", 1, 0)]
+    assert said == ["application/json; charset=utf-8", "", ""]
 
 
 def test_records_of_aiokafka_lie_where_ours_would(kafka, prefix, log):

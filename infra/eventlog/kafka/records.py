@@ -11,20 +11,24 @@ than `producer.id.expiration.ms` (a day), at a restart or within minutes, and th
 a new one: records were doubled so. A cluster's retention would drop them, too. A message is never older than its
 record, which `KafkaLog.offset_at` uses.
 
-Other producers' messages read the same way: no headers is an empty `meta`. In a topic with LogAppendTime the broker's
+Other producers' messages read the same way: no headers is an empty `meta`; a header `content-type` without one of ours
+becomes a `meta` that says so, for whoever decodes the value. In a topic with LogAppendTime the broker's
 time is the record's, whatever its writer said.
 """
 
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME
 
 from infra.eventlog.base import Record
 
 META = "ouzel-meta"
+CONTENT_TYPE = "content-type"
 TIMESTAMP = "ouzel-timestamp"
 OLD_MS = 3_600_000
+MAX_TYPE_BYTES = 128
 MAX_TIME_MS = 253_402_300_799_999  # the end of year 9999
 # What a batch of one record adds to its bytes: 61 bytes of batch, 70 at most of lengths, our header names.
 FRAME_BYTES = 256
@@ -62,13 +66,22 @@ def record_from(
     appended: bool,
 ) -> Record:
     """The record that a message of any client carries; `appended`: its time is the broker's."""
-    meta = b""
+    meta, content_type = b"", b""
     for name, text in headers or ():
         if name == META:
             meta = text or b""
+        elif name.lower() == CONTENT_TYPE:
+            content_type = text or b""
         elif name == TIMESTAMP and not appended and text and len(text) <= 20:
             timestamp_ms = _number(text, timestamp_ms)
-    return Record(offset, timestamp_ms, key or b"", meta, value or b"")
+    return Record(offset, timestamp_ms, key or b"", meta or _said(content_type), value or b"")
+
+
+def _said(content_type: bytes) -> bytes:
+    """The meta of a message that says what its value is; nothing where it says nothing, or no text."""
+    if not content_type or len(content_type) > MAX_TYPE_BYTES:
+        return b""
+    return msgspec.msgpack.encode({"content_type": content_type.decode("ascii", "replace")})
 
 
 def _number(text: bytes, otherwise: int) -> int:
