@@ -171,9 +171,3 @@ class HeldPartitions:
         meta = encode_example_meta(out.meta)
         when = self._settings.timeline.end_ms(out.meta.tick)
         self._until_done(lambda: self.examples.append(p, value, timestamp_ms=when, meta=meta))
-
-
-def lag_of_readers(log: EventLog) -> int:
-    """How far the slowest reader of `examples` is behind, in records, but for those nobody waits for."""
-    lags = log.reader_lag("examples").items()
-    return max((lag for name, lag in lags if name not in NEVER_WAITED_FOR), default=0)

@@ -19,7 +19,7 @@ from stream.archiver import ArchiveThread, open_archive
 from stream.examples import DropReason
 from stream.inspector import ItemsInspector
 from stream.join.core import JoinSettings
-from stream.join.worker import JoinWorker
+from stream.join.engines import Engine, open_worker
 from stream.wire.dead import Reason
 
 LOOK_S = 0.02
@@ -31,12 +31,15 @@ def join(
         bool, typer.Option("--until-end/--follow", help="Stop when the end of the replay is joined, or go on.")
     ] = False,
     number: Annotated[int, typer.Option(help="On Kafka: which of several workers this is, from 1 on.")] = 1,
+    engine: Annotated[
+        Engine, typer.Option(help="On Kafka: who brings the records. See infra/docs/kafka.md before choosing faust.")
+    ] = Engine.OWN,
 ) -> None:
     config: Config = RunFolder(run).load_config()
     with Process("joiner", run, config, number=number) as process:
         log = process.folder.open_log(config)
         create_topics(log, config.log.partitions)
-        joining = Joining(process, log)
+        joining = Joining(process, log, engine)
         try:
             joining.run(until_end=until_end)
         finally:
@@ -48,17 +51,18 @@ def join(
 class Joining:
     """One joiner process: a worker, the inspector of `items`, and on the embedded log the archive."""
 
-    def __init__(self, process: Process, log: EventLog) -> None:
+    def __init__(self, process: Process, log: EventLog, engine: Engine = Engine.OWN) -> None:
         config, settings = process.config, JoinSettings.of(process.config)
         self._process = process
         # A trainer that waits for a retrain waits for a whole archive file: never hold back closer than two of them.
         ticks_per_file = config.join.archive_hours * settings.timeline.ticks_per_hour
         grouped = isinstance(log, GroupLog)
-        self.worker = JoinWorker(
+        self.worker = open_worker(
+            engine,
             log,
-            settings,
-            grouped=grouped,
-            wire=config.wire,
+            config,
+            folder=process.folder.path,
+            metrics=process.metrics,
             max_lag_records=max(config.log.max_lag_records, 2 * ticks_per_file),
             stopping=self._stopping,
         )

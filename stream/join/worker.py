@@ -16,7 +16,7 @@ from infra.config import WireConfig
 from infra.errors import ConfigError
 from infra.eventlog import EventLog, GroupLog, Member
 from infra.eventlog.pressure import Pressure
-from stream.examples import ExampleMeta, decode_example_meta
+from stream.examples import ExampleMeta
 from stream.join.core import JoinSettings
 from stream.join.held import NEVER_WAITED_FOR, HeldPartitions
 
@@ -102,9 +102,7 @@ class JoinWorker:
         if self._clock() < self._next_look:
             return False
         self._next_look = self._clock() + LOOK_AT_OTHERS_S
-        others = set(range(self._log.partitions("examples"))) - self.held.joiners.keys()
-        found = [self._log.last_record("examples", p) for p in sorted(others)]
-        return all(record is not None and decode_example_meta(record.meta).end for record in found)
+        return self.held.others_ended()
 
     @property
     def resyncs(self) -> int:

@@ -10,6 +10,7 @@ and an event is acknowledged when no rebuild will need it again. Faust's sensors
 
 import asyncio
 import queue
+import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -111,7 +112,7 @@ class FaustThread(threading.Thread):
                 await asyncio.sleep(TAKE_WITHIN_S)
         finally:
             if not self._asked_to_stop.is_set():
-                self.inbox.put(Failed(repr(app.crash_reason or "it stopped")))
+                self.inbox.put(Failed(repr(sys.exc_info()[1] or app.crash_reason or "it stopped")))
             await app.stop()
 
     def _build(self) -> Any:

@@ -19,17 +19,17 @@ from infra.config import KafkaConfig, WireConfig
 from infra.errors import OuzelError, RetryableError
 from infra.eventlog import EventLog, Reader, Record
 from infra.eventlog.kafka import KafkaLog
+from infra.eventlog.pressure import Pressure
 from infra.metrics import Metrics
 from stream.examples import ExampleMeta
 from stream.join.core import JoinSettings
 from stream.join.faust.app import COMMIT_EVERY_S, FaustThread, app_settings
 from stream.join.faust.gaps import by_partition, missing, stretches
 from stream.join.faust.told import Assigned, Batch, Bringer, Failed
-from stream.join.held import HeldPartitions, lag_of_readers
+from stream.join.held import NEVER_WAITED_FOR, HeldPartitions
 
 OVERDUE_S = 5.0
 REREAD_RECORDS = 1_024  # at a time
-LAG_EVERY_S = 0.25
 WARNING = (
     "ouzel join --engine faust: Faust reads records that it never hands on. Positions are checked, and what is missing "
     f"is read from the log, up to {2 * OVERDUE_S:.0f} s later: the output is that of the own engine. Not guaranteed: "
@@ -82,13 +82,16 @@ class FaustWorker:
     ) -> None:
         """`bringer`: Faust, running (`start_faust`); it is stopped by `close`."""
         self._log, self._name, self._metrics = log, name, metrics
-        self._max_lag, self._overdue_s = max_lag_records, overdue_s
+        self._pressure, self._overdue_s = (
+            Pressure(log, "examples", max_lag_records, ignored=NEVER_WAITED_FOR),
+            overdue_s,
+        )
         self._stopping, self._sleep, self._clock = stopping, sleep, clock
         self.held = HeldPartitions(log, settings, wire or WireConfig(), stopping=stopping, sleep=sleep)
         self._active: frozenset[int] = frozenset()  # partitions that are ours now; others may be held, and not fed
         self._place: Reader | None = None
         self._looked: dict[int, tuple[int, int]] = {}  # next offset, and end of the log, at the last look
-        self._next_look = self._next_commit = self._next_lag = 0.0
+        self._next_look = self._next_commit = 0.0
         self.reread = 0
         self.rebalances = 0
         self._faust = bringer
@@ -122,6 +125,7 @@ class FaustWorker:
 
     def flush(self) -> None:
         """Make every output durable. A core that was built anew finds its gap when the next record comes."""
+        self._pressure.wrote(len(self.held.outputs))
         self.held.flush()
         if self._clock() >= self._next_commit:
             self.commit()
@@ -224,6 +228,7 @@ class FaustWorker:
                 return True  # compacted, or a transaction's marker: nothing was there
             self.reread += len(records)
             self.held.feed(p, records)
+            self._pressure.wrote(len(self.held.outputs))
             self.held.flush()
         return True
 
@@ -242,9 +247,6 @@ class FaustWorker:
         return sum(joiner.next_offset for joiner in self.held.joiners.values())
 
     def _hold_back(self) -> None:
-        """Back-pressure, as the own engine; a look costs requests, so there is one a `LAG_EVERY_S`."""
-        if self._clock() < self._next_lag:
-            return
-        self._next_lag = self._clock() + LAG_EVERY_S
-        while lag_of_readers(self._log) > self._max_lag and not self._stopping():
-            self._sleep(0.02)
+        """Back-pressure, as the own engine."""
+        while self._pressure.too_far() and not self._stopping():
+            self._pressure.nap(self._sleep)
