@@ -5,10 +5,10 @@ from infra.embedding.cuckoo import EmbeddingTable
 from infra.embedding.gather import group_sum, unique_inverse
 from infra.embedding.initial import initial_vectors
 from infra.embedding.layout import Segment
-from infra.embedding.policy import Counts, Memory, Policy
+from infra.embedding.life.policy import Counts, Memory, Policy
 from infra.embedding.reference import DictTable
 from infra.embedding.segments import SegmentedTable
-from infra.embedding.serving import ServingTable, TableView
+from infra.embedding.served.serving import ServingTable, TableView
 
 __all__ = [
     "Counts",

@@ -23,8 +23,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from infra.embedding.admission import Sketch
-from infra.embedding.policy import FREE, NEVER, Counts, Memory, Policy
+from infra.embedding.life.admission import Sketch
+from infra.embedding.life.policy import FREE, NEVER, Counts, Memory, Policy
 
 ABSENT = -1  # the row number of an absent key
 _NO_FREQUENCY = np.empty(0, np.uint32)

@@ -1,8 +1,7 @@
 """The collisionless table: a cuckoo index over stable rows in slabs that never move (see `base` for its laws).
 
 The index may be thrown away and hashed anew at any time; rows, once given, stay. So growth moves 12 bytes a key and no
-vector. Layout and hashing are in `buckets`, the rows' memory in `store`, who gets a row in `admission`, who loses it in
-`expiry` and `eviction`.
+vector. Layout and hashing are in `index`, the rows' memory in `store`, who gets a row and who loses it in `life`.
 
 A key that expired keeps its memory until a sweep, an eviction or its return frees it. Whoever looks meanwhile compares
 `last_seen` with the horizon: absent is absent, swept or not.
@@ -14,15 +13,15 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from infra.embedding.admission import AdmissionSketch, draw, sketch_base
 from infra.embedding.base import Rows, as_keys, as_occurrences, as_tick, digest_of
-from infra.embedding.eviction import candidates, least, scores_of
-from infra.embedding.expiry import Tombstones, collect_expired, count_expired
 from infra.embedding.gather import checked_out, unique_inverse
 from infra.embedding.insert import CHUNK_BITS, FULL, hide_expired, insert, touch
+from infra.embedding.life.admission import AdmissionSketch, draw, sketch_base
+from infra.embedding.life.eviction import candidates, least, scores_of
+from infra.embedding.life.expiry import Tombstones, collect_expired, count_expired
+from infra.embedding.life.policy import FREE, NEVER, Counts, Memory, Policy, room_to_leave
 from infra.embedding.lookup import look_up
 from infra.embedding.machine import Int
-from infra.embedding.policy import FREE, NEVER, Counts, Memory, Policy, room_to_leave
 from infra.embedding.slab import MAX_ROWS
 from infra.embedding.store import RowStore
 from infra.errors import ConfigError

@@ -7,7 +7,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from infra.embedding import buckets as bk
+from infra.embedding.index import buckets as bk
 from infra.embedding.initial import write_initial
 from infra.embedding.machine import Int, prefetch
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from infra.embedding.policy import Policy
+from infra.embedding.life.policy import Policy
 
 BASE = ""  # the group that every admitted key has a row in
 MOST = 1 << 24  # occurrences up to which a float32 counts by one

@@ -8,11 +8,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from infra.embedding.bucket import row_at
-from infra.embedding.buckets import BLOCK, approach, block
 from infra.embedding.gather import AHEAD, copy_row, fetch_row
+from infra.embedding.index.bucket import row_at
+from infra.embedding.index.buckets import BLOCK, approach, block
+from infra.embedding.life.policy import NEVER
 from infra.embedding.machine import Int, prefetch
-from infra.embedding.policy import NEVER
 
 _U = np.uint64
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from infra.embedding.admission import QUARTERS, Geometry, Tensors, first_window, sketch_base
 from infra.embedding.base import ABSENT, Rows, as_keys, as_occurrences, as_tick, digest_of
 from infra.embedding.gather import checked_out
 from infra.embedding.initial import initial_vectors, per_column
-from infra.embedding.policy import NEVER, Counts, Memory, Policy, room_to_leave
+from infra.embedding.life.admission import QUARTERS, Geometry, Tensors, first_window, sketch_base
+from infra.embedding.life.policy import NEVER, Counts, Memory, Policy, room_to_leave
 from infra.embedding.slab import MAX_ROWS, reserve
 from infra.errors import ConfigError
 

@@ -26,13 +26,13 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
-from infra.embedding.admission import Sketch
 from infra.embedding.base import ABSENT, Rows, Table, as_keys, as_occurrences
 from infra.embedding.cuckoo import EmbeddingTable
-from infra.embedding.expiry import Tombstones
 from infra.embedding.gather import checked_out
 from infra.embedding.layout import BASE, MOST, Columns, Segment, groups_of, options_of, place_of, policies_of
-from infra.embedding.policy import Counts, Memory, Policy
+from infra.embedding.life.admission import Sketch
+from infra.embedding.life.expiry import Tombstones
+from infra.embedding.life.policy import Counts, Memory, Policy
 from infra.embedding.slab import MAX_ROWS
 
 Keys = NDArray[np.int64]

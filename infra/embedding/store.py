@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.embedding.base import as_rows
-from infra.embedding.expiry import bounds_of
 from infra.embedding.gather import gather_rows
-from infra.embedding.index import CuckooIndex
+from infra.embedding.index.index import CuckooIndex
 from infra.embedding.initial import per_column, stream_base
 from infra.embedding.insert import CHUNK_BITS
-from infra.embedding.policy import FREE, Memory, Policy
+from infra.embedding.life.expiry import bounds_of
+from infra.embedding.life.policy import FREE, Memory, Policy
 from infra.embedding.slab import MAX_ROWS, Heap, release, reserve
 
 

@@ -15,10 +15,10 @@ from infra.compiling import Compiling, announced, to_stderr
 from infra.embedding.cuckoo import EmbeddingTable
 from infra.embedding.gather import group_sum, unique_inverse
 from infra.embedding.layout import Segment
-from infra.embedding.policy import Policy
+from infra.embedding.life.policy import Policy
 from infra.embedding.segments import SegmentedTable
-from infra.embedding.serving import ServingTable
-from infra.embedding.stored import PRECISIONS
+from infra.embedding.served.serving import ServingTable
+from infra.embedding.served.stores import PRECISIONS
 
 KEYS = 100  # more than the smallest index holds: growth is compiled as well
 

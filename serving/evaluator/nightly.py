@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.config import ModelConfig
-from infra.embedding.stored import Precision
+from infra.embedding.served.stores import Precision
 from infra.paramstore.version import VersionId
 from infra.ticks import Timeline
 from serving.model import ServedModel, View, is_served

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from infra.embedding import EmbeddingTable, group_sum, initial_vectors, unique_inverse
-from infra.embedding.half import gather_half, to_half
+from infra.embedding.served.half import gather_half, to_half
 
 RELEASED = [[990198157, 1001300791], [3149105985, 3133287194], [993820685, 3151725605], [3147500850, 3106120950]]
 

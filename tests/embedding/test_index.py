@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from infra.embedding import buckets as bk
-from infra.embedding.bucket import PAIR_WORDS, WAYS, bucket_of
-from infra.embedding.displace import MOVES, SEARCH, TREE
-from infra.embedding.index import MAX_LOAD, PACE, CuckooIndex
+from infra.embedding.index import buckets as bk
+from infra.embedding.index.bucket import PAIR_WORDS, WAYS, bucket_of
+from infra.embedding.index.displace import MOVES, SEARCH, TREE
+from infra.embedding.index.index import MAX_LOAD, PACE, CuckooIndex
 
 
 def random_keys(n: int, seed: int = 5) -> np.ndarray:

@@ -8,8 +8,8 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from infra.embedding.bucket import PAIR_WORDS, cell_of
-from infra.embedding.index import CuckooIndex
+from infra.embedding.index.bucket import PAIR_WORDS, cell_of
+from infra.embedding.index.index import CuckooIndex
 
 INTERESTING = [0, 1, -1, 2**63 - 1, -(2**63), 2**32]
 FEW = st.lists(st.integers(-3, 40) | st.sampled_from(INTERESTING), max_size=12)

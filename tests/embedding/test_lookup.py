@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from infra.embedding import EmbeddingTable
-from infra.embedding.policy import Policy
+from infra.embedding.life.policy import Policy
 
 N = 3_000
 

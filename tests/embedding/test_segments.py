@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from infra.embedding import DictTable, EmbeddingTable, Policy, Segment, SegmentedTable, initial_vectors
-from infra.embedding.policy import NEVER, room_to_leave
+from infra.embedding.life.policy import NEVER, room_to_leave
 from infra.errors import ConfigError
 
 Make = Callable[..., SegmentedTable]

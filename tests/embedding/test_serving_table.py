@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from infra.embedding import ServingTable
-from infra.embedding.index import CuckooIndex
-from infra.embedding.stored import PRECISIONS, Precision
+from infra.embedding.index.index import CuckooIndex
+from infra.embedding.served.stores import PRECISIONS, Precision
 from infra.errors import RetryableError
 
 NONE = np.empty(0, np.int64)

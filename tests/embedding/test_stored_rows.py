@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra.embedding.half import to_half
-from infra.embedding.index import CuckooIndex
-from infra.embedding.quantize import LARGEST, gather_int8, row_bytes, to_int8
-from infra.embedding.stored import PRECISIONS, make_store
+from infra.embedding.index.index import CuckooIndex
+from infra.embedding.served.half import to_half
+from infra.embedding.served.quantize import LARGEST, gather_int8, row_bytes, to_int8
+from infra.embedding.served.stores import PRECISIONS, make_store
 
 components = st.floats(width=32, allow_nan=False, allow_infinity=False)
 

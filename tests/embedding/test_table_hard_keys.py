@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from infra.embedding import EmbeddingTable, unique_inverse
-from infra.embedding.bucket import near_of
-from infra.embedding.index import MAX_LOAD, CuckooIndex
+from infra.embedding.index.bucket import near_of
+from infra.embedding.index.index import MAX_LOAD, CuckooIndex
 
 WORD = 2**64
 M1, M2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from infra.embedding import DictTable, EmbeddingTable, Policy, Table
-from infra.embedding.policy import Evict
+from infra.embedding.life.policy import Evict
 
 DIM = 2
 KEYS = st.lists(st.integers(-2, 40) | st.sampled_from([2**63 - 1, -(2**63), 2**32]), max_size=25).map(

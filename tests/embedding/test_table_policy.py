@@ -10,7 +10,7 @@ from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from infra.embedding import DictTable, EmbeddingTable, Policy, Table, initial_vectors
-from infra.embedding.admission import AdmissionSketch, Geometry
+from infra.embedding.life.admission import AdmissionSketch, Geometry
 from infra.errors import ConfigError
 from tests.embedding.test_table_life import SETTINGS, LifeMachine, budget_for
 

@@ -3,7 +3,7 @@
 The online trainer imports none of this: it runs without torch.
 """
 
-from infra.embedding.policy import Policy
+from infra.embedding.life.policy import Policy
 from trainer.nn.arms import ModuloEmbedding, MultiHashEmbedding, QuotientRemainderEmbedding
 from trainer.nn.model import load_model, save_model
 from trainer.nn.modules import Embedding, EmbeddingBag, SparseEmbedding, embeddings

@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from infra.compiling import announced
 from infra.embedding import unique_inverse
-from infra.embedding.policy import Policy
+from infra.embedding.life.policy import Policy
 from trainer.nn import snapshot
 from trainer.nn.keys import Ids, Keys, keys_of
 from trainer.nn.store import Options, Store
@@ -138,7 +138,7 @@ class SparseEmbedding(nn.Module):
 class Embedding(SparseEmbedding):
     """One row per id, never shared: like `nn.Embedding`, but ids are any integers or texts, and there is no size.
 
-    `policy` says when an id gets a row and when it loses it (`infra.embedding.policy.Policy`).
+    `policy` says when an id gets a row and when it loses it (`infra.embedding.life.policy.Policy`).
     """
 
     def __init__(self, dim: int, **options: Any) -> None:

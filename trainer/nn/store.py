@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from infra.embedding import EmbeddingTable, group_sum, unique_inverse
-from infra.embedding.policy import Policy
+from infra.embedding.life.policy import Policy
 from trainer.nn.keys import Keys
 from trainer.rules import Rule
 

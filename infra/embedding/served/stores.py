@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.embedding.gather import checked_out, gather_rows
-from infra.embedding.half import look_up_half, to_half
-from infra.embedding.index import CuckooIndex
-from infra.embedding.quantize import look_up_int8, row_bytes, to_int8
+from infra.embedding.index.index import CuckooIndex
+from infra.embedding.served.half import look_up_half, to_half
+from infra.embedding.served.quantize import look_up_int8, row_bytes, to_int8
 from infra.embedding.slab import reserve
 
 Precision = Literal["float16", "float32", "int8"]

@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from infra.embedding.policy import FREE, Evict
+from infra.embedding.life.policy import FREE, Evict
 
 _U = np.uint64
 

@@ -8,8 +8,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from infra.embedding.buckets import find_rows
 from infra.embedding.gather import AHEAD
+from infra.embedding.index.buckets import find_rows
 from infra.embedding.machine import float_of_bits, prefetch
 
 HALF_MAX = 65504.0

@@ -25,7 +25,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from infra.embedding.initial import mix64, stream_base
-from infra.embedding.policy import NEVER, Policy
+from infra.embedding.life.policy import NEVER, Policy
 from infra.errors import ConfigError
 
 Tensors = dict[str, NDArray[Any]]

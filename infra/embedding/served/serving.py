@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.embedding.base import as_keys
-from infra.embedding.index import CuckooIndex
+from infra.embedding.index.index import CuckooIndex
+from infra.embedding.served.stores import Precision, Store, make_store
 from infra.embedding.slab import MAX_ROWS, Heap
-from infra.embedding.stored import Precision, Store, make_store
 from infra.errors import RetryableError
 
 _NO_SLOTS = np.empty(0, np.int32)

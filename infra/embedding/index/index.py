@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.embedding import buckets as bk
-from infra.embedding.bucket import PAIR_WORDS
-from infra.embedding.displace import SEARCH, TREE, split_pairs
+from infra.embedding.index import buckets as bk
+from infra.embedding.index.bucket import PAIR_WORDS
+from infra.embedding.index.displace import SEARCH, TREE, split_pairs
 from infra.embedding.slab import MAX_ROWS, reserve
 
 MAX_LOAD = 0.85  # of all places; see decision 0005 for what 0.8 and 0.9 cost

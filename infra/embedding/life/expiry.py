@@ -13,7 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from infra.embedding.insert import CHUNK_BITS
-from infra.embedding.policy import FREE
+from infra.embedding.life.policy import FREE
 
 _CHUNK = 1 << CHUNK_BITS
 _U = np.uint64

@@ -15,7 +15,7 @@ whole chain is known, so a search that fails has changed nothing. Its bound:
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.embedding.bucket import WAYS, bucket_of, cell_of, hash_of, room_in
+from infra.embedding.index.bucket import WAYS, bucket_of, cell_of, hash_of, room_in
 from infra.embedding.machine import Int, leaf, prefetch
 
 SEARCH = 512  # buckets that a search may visit

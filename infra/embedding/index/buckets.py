@@ -5,15 +5,15 @@ whatever the other keys are. Layout and hash are in `bucket`; what an insert doe
 the index grows, in `displace`. Linear probing was decided against: crafted keys make it quadratic.
 
 numba's cache knows a kernel by its own file: after an edit in `bucket`, `displace` or here, delete the `*.nb*` of those
-that call it (`rm infra/embedding/__pycache__/*.nb*`).
+that call it (`find . -name "*.nb*" -delete`).
 """
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from infra.embedding.bucket import WAYS, cell_of, far_of, hash_of, locate, near_of, room_in_emptier, row_at
-from infra.embedding.displace import displace
+from infra.embedding.index.bucket import WAYS, cell_of, far_of, hash_of, locate, near_of, room_in_emptier, row_at
+from infra.embedding.index.displace import displace
 from infra.embedding.machine import Int, leaf, prefetch
 
 __all__ = [
