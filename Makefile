@@ -63,8 +63,9 @@ bench-table: env build/bench/torchrec/.ready  ## the table beside torch, TorchRe
 	$(BIN)/python -m tests.bench.table $(ARGS)
 
 .PHONY: bench-kafka
-bench-kafka: env  ## Kafka clients over a real broker: messages/s and processor time a message
+bench-kafka: env  ## Kafka clients and the join's engines over a real broker: what a message costs each
 	$(BIN)/python -m tests.bench.kafka_clients
+	$(BIN)/python -m tests.bench.join_engines
 
 .PHONY: soak-table
 soak-table: env  ## 100 M operations on embedding tables of every policy, invariants checked at the end
