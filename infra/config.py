@@ -151,6 +151,8 @@ class WireConfig(Section, frozen=True):
 class JoinConfig(Section, frozen=True):
     # Impressions a record of `examples` holds at most: fixed, so that records do not depend on polling.
     impressions_per_record: int = 1_024
+    # ... and bytes, before compression: less than a broker takes (log.kafka.max_record_bytes), whatever users send.
+    bytes_per_record: int = 4 << 20
     # How long a closed impression is remembered so that a late engagement is told from an orphan, s of event time.
     late_s: int = 3_600
     # Archive: one Parquet file for this many hours of close ticks and a partition.

@@ -5,7 +5,7 @@ counters; labels come from small closed sets and never hold an id. Each process 
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from wsgiref.simple_server import WSGIServer
@@ -38,6 +38,12 @@ METRICS: tuple[Metric, ...] = (
     Metric("*", "gauge", "ouzel_event_time_seconds", "Event time this process has reached, s since the epoch."),
     Metric("*", "gauge", "ouzel_tick", "Newest tick this process has completed."),
     Metric("*", "gauge", "ouzel_lag_records", "Records this process has still to read, over its input topics."),
+    Metric(
+        "*",
+        "gauge",
+        "ouzel_log_waiting_seconds",
+        "How long no broker of the event log has answered; 0 while all is well.",
+    ),
     Metric("replay", "counter", "ouzel_replay_rows_total", "Log rows replayed, by kind.", ("kind",)),
     Metric("replay", "counter", "ouzel_dead_letters_total", "Rows that could not be used, by reason.", ("reason",)),
     Metric(
@@ -127,6 +133,10 @@ class Metrics:
         """Set a gauge."""
         gauge = self._gauges[name]
         (gauge.labels(**labels) if labels else gauge).set(value)
+
+    def follow(self, name: str, value: Callable[[], float]) -> None:
+        """Have a gauge ask for its value whenever it is read: also while the process waits for something."""
+        self._gauges[name].set_function(value)
 
     def observe(self, name: str, value: float, **labels: str) -> None:
         """Add an observation to a histogram."""

@@ -127,6 +127,12 @@ class Process:
         self._save_in_time(gave_up=kind is not None)
         self.metrics.close()
 
+    def open_log(self) -> "EventLog":
+        """The run's event log; a metric says while no broker of it answers."""
+        log = self.folder.open_log(self.config)
+        self.metrics.follow("ouzel_log_waiting_seconds", lambda: log.waiting_s)
+        return log
+
     def _save_in_time(self, *, gave_up: bool) -> None:
         """Wait for a full disk, but not where the process was told to stop: then its numbers are lost, no more."""
         while True:

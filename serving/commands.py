@@ -46,7 +46,7 @@ def serve(
     config = folder.load_config()
     address = check_host(host or config.serve.host)
     with Process("replica", run, config, number=number) as process:
-        log = folder.open_log(config)
+        log = process.open_log()
         create_topics(log, config.log.partitions)
         event_clock = _clock(folder, log, "off" if until_end else clock, speed)
         services = _services(process, log, event_clock)

@@ -49,7 +49,7 @@ def replay(
         config = msgspec.structs.replace(config, replay=msgspec.structs.replace(config.replay, speed=speed))
     with Process("replay", run, config) as process:
         index, news = open_mind(mind, max_gap_s=config.replay.max_gap_s), read_news(mind)
-        log = process.folder.open_log(config)
+        log = process.open_log()
         create_topics(log, config.log.partitions)
         started, last, lags = time.monotonic(), Done(), Lags(log, "events")
 
@@ -101,7 +101,7 @@ def archive(
 
     config = RunFolder(run).load_config()
     with Process("archive", run, config) as process:
-        log = process.folder.open_log(config)
+        log = process.open_log()
         create_topics(log, config.log.partitions)
         kept = open_archive(process, log)
         while not process.stopping:

@@ -23,7 +23,7 @@ def train(run: RunOption, until_end: UntilEndOption = False) -> None:
 
     config = RunFolder(run).load_config()
     with Process("trainer", run, config) as process:
-        log = process.folder.open_log(config)
+        log = process.open_log()
         create_topics(log, config.log.partitions)
         loop = TrainLoop(process, log, until_end=until_end)
         loop.run()
@@ -50,7 +50,7 @@ def retrain(
     torch.set_num_threads(1)  # the same bits whatever the machine has
     config = RunFolder(run).load_config()
     with Process("retrain" if day is None else "retrain-day", run, config) as process:
-        log = process.folder.open_log(config)
+        log = process.open_log()
         create_topics(log, config.log.partitions)
         process.progress(state="exporting the net", force=True)
         graphs = export_graphs(shape_of(config.model), graph_cache())

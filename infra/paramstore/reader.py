@@ -66,25 +66,22 @@ class VersionReader:
             yield version
 
     def _fill(self) -> bool:
-        if not self._ahead:
-            if self._named is not None:
-                self._ahead = [record for _, record in self._named.poll(BATCH)]
-            elif self._look():
-                self._ahead = self._log.read(TOPIC, 0, self._next, BATCH)
-            if self._ahead:
-                self._next = self._ahead[-1].offset + 1
-        return bool(self._ahead)
-
-    def _look(self) -> bool:
-        """Whether there is more. A look in vain rests `REST` times as long as it took: on a cluster it is a request."""
+        """Fetch more. A look in vain rests `REST` times as long as it took: on a cluster it costs requests."""
+        if self._ahead:
+            return True
         started = time.perf_counter()
         if started < self._rest_until:
             return False
-        if self._next < self._log.end_offset(TOPIC, 0):
-            return True
-        now = time.perf_counter()
-        self._rest_until = now + REST * (now - started)
-        return False
+        if self._named is not None:
+            self._ahead = [record for _, record in self._named.poll(BATCH)]
+        elif self._next < self._log.end_offset(TOPIC, 0):
+            self._ahead = self._log.read(TOPIC, 0, self._next, BATCH)
+        if not self._ahead:
+            now = time.perf_counter()
+            self._rest_until = now + REST * (now - started)
+            return False
+        self._next = self._ahead[-1].offset + 1
+        return True
 
     def _add(self, record: Record) -> Version | None:
         meta = decode_meta(record.meta)

@@ -44,7 +44,7 @@ def evaluate_run(run: Path, *, until_end: bool = True) -> None:
     folder = RunFolder(run)
     config = folder.load_config()
     with Process("evaluator", run, config) as process:
-        log = folder.open_log(config)
+        log = process.open_log()
         create_topics(log, config.log.partitions)
         evaluator = Evaluator(process, log)
         try:

@@ -2,7 +2,8 @@
 
 An impression shown in tick s waits until W closes tick c = s + a; then it leaves as one example, with a bit for each
 kind of engagement that arrived. Nothing here reads a clock or touches a file: rows go in, output records come out,
-ordered by (tick, input position) and cut by tick and by a fixed number of impressions, never by how rows were polled.
+ordered by (tick, input position) and cut by tick and by a fixed number of impressions and of bytes, never by how rows
+were polled.
 
 The only commit is the output. A record says R (the next row to read), its own last key, and L, from where a rebuild
 with output suppressed leads to the same state:
@@ -32,6 +33,7 @@ from stream.examples import EMPTY, MARKER_OFFSET, DropReason, ExampleColumns, Ex
 from stream.join import kernels as k
 from stream.join.state import JoinState
 
+FIXED_BYTES = 64  # of an impression, beside its lists: five 8-byte columns, one of 4, three list offsets of 4, and room
 COUNT_NAMES = (
     "events_in",
     "impressions",
@@ -50,11 +52,13 @@ class JoinSettings:
     timeline: Timeline
     late_ms: int
     impressions_per_record: int
+    bytes_per_record: int = 1 << 40
 
     @classmethod
     def of(cls, config: Config) -> "JoinSettings":
         """From the configuration. Raises ConfigError where attribution is no whole number of ticks."""
-        return cls(config.time.build(), config.join.late_s * 1000, config.join.impressions_per_record)
+        join = config.join
+        return cls(config.time.build(), join.late_s * 1000, join.impressions_per_record, join.bytes_per_record)
 
     def timing(self) -> I64:
         """As the kernels take it."""
@@ -254,14 +258,18 @@ class PartitionJoiner:
         return outputs
 
     def _cuts(self, ticks: I64, due: ExampleColumns, closed: int) -> list[tuple[int, bool, ExampleColumns]]:
-        """(tick, whether it is complete with this cut, impressions): by tick, then by a fixed number; then a marker."""
+        """(tick, whether it is complete with this cut, impressions): by tick, number and bytes; then a marker."""
         cuts = []
-        size = self.settings.impressions_per_record
+        size, most = self.settings.impressions_per_record, self.settings.bytes_per_record
+        ends = np.cumsum(8 * np.diff(due.history.offsets) + 9 * np.diff(due.items.offsets) + FIXED_BYTES)
         bounds = [0, *(np.flatnonzero(np.diff(ticks)) + 1).tolist(), len(ticks)] if len(ticks) else [0]
         for lo, hi in pairwise(bounds):
-            for start in range(lo, hi, size):
-                stop = min(start + size, hi)
+            start = lo
+            while start < hi:
+                full = int(np.searchsorted(ends, (ends[start - 1] if start else 0) + most, side="right"))
+                stop = min(start + size, max(full, start + 1), hi)
                 cuts.append((int(ticks[lo]), stop == hi, due.slice(start, stop)))
+                start = stop
         if not cuts or cuts[-1][0] < closed:
             cuts.append((closed, True, EMPTY))
         return cuts

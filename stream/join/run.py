@@ -37,7 +37,7 @@ def join(
 ) -> None:
     config: Config = RunFolder(run).load_config()
     with Process("joiner", run, config, number=number) as process:
-        log = process.folder.open_log(config)
+        log = process.open_log()
         create_topics(log, config.log.partitions)
         joining = Joining(process, log, engine)
         try:

@@ -39,6 +39,13 @@ def test_a_process_can_set_only_what_is_declared_for_it() -> None:
         metrics.add("ouzel_made_up_total")
 
 
+def test_a_gauge_that_follows_is_asked_when_it_is_read() -> None:
+    metrics, waited = Metrics("trainer"), [0.0]
+    metrics.follow("ouzel_log_waiting_seconds", lambda: waited[0])
+    waited[0] = 30.0
+    assert b"ouzel_log_waiting_seconds 30.0" in metrics.render()
+
+
 def test_every_process_exports_on_a_port_of_its_own_and_a_taken_port_is_named(tmp_path: Path) -> None:
     base = 19_400
     config = Config(metrics=type(Config().metrics)(base_port=base))

@@ -1,5 +1,6 @@
 """The joiner's core against the join by brute force, and against itself across restarts."""
 
+import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
@@ -88,6 +89,22 @@ def test_outputs_are_in_order_cut_by_tick_and_number_and_every_tick_is_closed_on
     assert [m.closed_through for m in metas] == sorted(m.closed_through for m in metas)
     assert all(m.closed_through == m.tick for m in metas if m.last_offset == MARKER_OFFSET)
     assert all((m.low_offset, m.low_row) <= (m.read_offset, m.read_row) for m in metas)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_outputs_are_cut_by_bytes_too_and_a_restart_cuts_them_there_again(seed: int) -> None:
+    log, most = scenes.random_log(seed), 250
+    small = dataclasses.replace(scenes.settings(core), bytes_per_record=most)
+    outputs = scenes.feed(core.PartitionJoiner(0, small), log)
+    whole = scenes.feed(core.PartitionJoiner(0, scenes.settings(core)), log)
+    assert scenes.joined(outputs) == scenes.joined(whole)
+    assert len(outputs) > len(whole)
+    for _, examples in outputs:
+        size = 64 * len(examples) + 8 * len(examples.history.values) + 9 * len(examples.items.values)
+        assert size <= most or len(examples) == 1
+    for at in range(0, len(outputs), 7):
+        again = core.PartitionJoiner(0, small, last=outputs[at].meta)
+        assert scenes.as_bytes(scenes.feed(again, log)) == scenes.as_bytes(outputs[at + 1 :])
 
 
 def test_a_long_log_is_rebuilt_from_a_bounded_stretch() -> None:
