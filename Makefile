@@ -63,7 +63,7 @@ bench-table: env build/bench/torchrec/.ready  ## the table beside torch, TorchRe
 	$(BIN)/python -m tests.bench.table $(ARGS)
 
 .PHONY: bench-kafka
-bench-kafka: env  ## Kafka clients and the join's engines over a real broker: what a message costs each
+bench-kafka: env  ## Kafka clients and the joiner over a real broker: events/s and processor time an event
 	$(BIN)/python -m tests.bench.kafka_clients
 	$(BIN)/python -m tests.bench.join_engines
 

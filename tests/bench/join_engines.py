@@ -1,10 +1,10 @@
 """The own joiner and the Faust engine over the same records on one broker: events/s and CPU, a fresh process each.
 
-`python -m tests.bench.join_engines` starts a broker of its own; `compare(address, events)` is what others call.
-Impressions of `tests.bench.wire`: 37 shown items, a history of 32; batches of 256 in columns, and single msgpack
-records. Measured is the backlog of one partition from the first joined record on, so that neither the start of a client
-nor the compilation counts; CPU is that of the whole process, all its threads. The broker shares the machine, so CPU an
-event says what an engine costs. It does not show latency, nor many partitions.
+`python -m tests.bench.join_engines` starts a broker of its own; `make bench-kafka` calls `compare`.
+Impressions of `tests.bench.wire`: 37 shown items, a history of 32; batches of 256 in columns and in msgpack, and single
+msgpack and JSON records. Measured is the backlog of one partition from the first joined record on, so that neither the
+start of a client nor the compilation counts; CPU is that of the whole process, all its threads. The broker shares the
+machine, so CPU an event says what an engine costs. It does not show latency, nor many partitions.
 """
 
 import argparse
@@ -17,25 +17,33 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-ENGINES, FORMS = ("own", "faust"), ("columns", "msgpack")
+CASES = tuple((engine, form) for form in ("columns", "msgpack-batch", "msgpack", "json") for engine in ("own", "faust"))
+SINGLE = 10  # in formats other than columns there are so many times fewer events
 BUILD = Path("build/bench")
 GIVE_UP_S = 300.0
 WARM_EVENTS = 512
 
 
-def compare(address: str, events: dict[str, int]) -> list[dict[str, Any]]:
-    """Costs by engine and format; `events` by format."""
+def compare(address: str, events: int) -> list[dict[str, Any]]:
+    """Costs by engine and format, over so many events in columns and a tenth in every other format."""
     found = []
-    for form in FORMS:
-        for engine in ENGINES:
-            said = None
-            for count in (WARM_EVENTS, events[form]):  # the first fills numba's cache
-                url = f"kafka://{address}/bench-{uuid.uuid4().hex[:12]}"
-                command = [sys.executable, "-W", "ignore", "-m", "tests.bench.join_engines", "--worker"]
-                command += [engine, form, url, str(count)]
-                said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=GIVE_UP_S)
-            found.append({"engine": engine, "form": form, **json.loads(said.stdout.splitlines()[-1])})
+    for engine, form in CASES:
+        said = ""
+        for count in (WARM_EVENTS, events if form == "columns" else events // SINGLE):  # the first fills numba's cache
+            url = f"kafka://{address}/bench-{uuid.uuid4().hex[:12]}"
+            command = [sys.executable, "-W", "ignore", "-m", "tests.bench.join_engines", "--worker"]
+            command += [engine, form, url, str(count)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=GIVE_UP_S)
+            said = done.stdout.splitlines()[-1]
+        found.append({"engine": engine, "form": form, **json.loads(said)})
     return found
+
+
+def show(found: list[dict[str, Any]]) -> None:
+    """A line an engine and format."""
+    for cost in found:
+        speed = f"{cost['events_per_s']:>10,.0f} events/s {cost['cpu_us_per_event']:>8.2f} us CPU an event"
+        print(f"{cost['engine']:<6} {cost['form']:<14} {speed}")
 
 
 def worker(engine: str, form: str, url: str, events: int) -> None:
@@ -81,15 +89,13 @@ def main() -> None:
         worker(engine, form, url, int(events))
         return
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--events", type=int, default=400_000, help="in columns; single records are a tenth")
+    parser.add_argument("--events", type=int, default=400_000, help="in columns; a tenth in other formats")
     options = parser.parse_args()
     from infra.supervisor.broker import Broker
 
     with tempfile.TemporaryDirectory(prefix="ouzel-kafka-") as folder, Broker(Path(folder) / "broker") as broker:
-        found = compare(broker.address, {"columns": options.events, "msgpack": options.events // 10})
-    for cost in found:
-        speed = f"{cost['events_per_s']:>10,.0f} events/s {cost['cpu_us_per_event']:>8.2f} us CPU an event"
-        print(f"{cost['engine']:<6} {cost['form']:<8} {speed}")
+        found = compare(broker.address, options.events)
+    show(found)
     BUILD.mkdir(parents=True, exist_ok=True)
     (BUILD / "join_engines.json").write_text(json.dumps(found, indent=2), encoding="utf-8")
 

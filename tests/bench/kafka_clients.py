@@ -1,4 +1,5 @@
-"""`make bench-kafka`: three Python clients over one broker in one run; messages/s and processor time per message.
+"""`make bench-kafka`: three Python clients over one broker in one run, messages/s and processor time per message; then
+the joiner's two engines over the same events in every format (`join_engines`).
 
 Each (client, direction, size) is a process of its own. A producer makes its message, sends one and waits, then
 measures; a consumer measures from its assignment on, since all of them fetch ahead of the first call.
@@ -25,10 +26,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from tests.bench import join_engines
+
 BUILD = Path("build/bench")
 CLIENTS = ("confluent-kafka", "kafka-python", "aiokafka")
 SIZES = {"200 B": (200, 200_000), "64 KiB": (65_536, 4_000)}  # bytes, messages; the slower clients get a tenth
 BATCH_BYTES = 256 << 10
+JOINED = 400_000  # impressions in columns that the joiners join
 Run = Callable[[str, str, bytes, int], "tuple[float, float]"]
 
 
@@ -205,7 +209,9 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory(prefix="ouzel-kafka-") as folder, Broker(Path(folder) / "broker") as broker:
         results = measure(broker.address, options.scale)
-    show(Console(), results)
+        show(Console(), results)
+        joiners = join_engines.compare(broker.address, round(JOINED * options.scale))
+        join_engines.show(joiners)
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     out = {
         "command": "make bench-kafka",
@@ -213,6 +219,7 @@ def main() -> None:
         "machine": f"{platform.machine()}, {platform.processor() or platform.system()}",
         "versions": {client: version(client) for client in CLIENTS},
         "clients": results,
+        "joiners": joiners,
     }
     BUILD.mkdir(parents=True, exist_ok=True)
     (BUILD / "kafka.json").write_text(json.dumps(out, indent=2))
