@@ -1,7 +1,7 @@
-"""Find and gather in one pass: a block of keys is hashed and its buckets fetched, then its rows found, then copied.
+"""Find and gather in one call, a chunk of keys after the other: rows are found, then copied.
 
-The buckets of the next block are on their way while the rows of this one are copied, and each row while those before
-it are, so that memory always has something to do, and what is fetched is read while it is in the first cache.
+Each row is on its way while those before it are copied. To fetch the buckets of the next keys meanwhile was tried and
+took a fifth longer: what a core can have under way is limited, and both want all of it.
 """
 
 import numpy as np
@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from infra.embedding.gather import AHEAD, copy_row, fetch_row
 from infra.embedding.index.bucket import row_at
-from infra.embedding.index.buckets import BLOCK, approach, block
+from infra.embedding.index.buckets import approach, block
 from infra.embedding.life.policy import NEVER
 from infra.embedding.machine import Int, prefetch
+
+CHUNK = 1_024  # keys whose rows are found before the first of them is copied
 
 _U = np.uint64
 
@@ -44,29 +46,32 @@ def look_up(
     A row last seen before `horizon` is absent; NEVER as the horizon leaves `last_seen` unread.
     """
     near, far = block()
-    rows = np.full(BLOCK + AHEAD, -1, np.int32)
+    rows = np.full(CHUNK + AHEAD, -1, np.int32)
     flat, target, dim = values.reshape(-1), out.reshape(-1), values.shape[1]
     absent = 0
-    lo: Int = 0
-    hi = approach(words, head, keys, lo, near, far)
-    while lo < len(keys):
-        n = hi - lo
-        for i in range(n):
-            rows[_U(i)] = row_at(words, cells, near[_U(i)], far[_U(i)], keys[_U(lo + i)])
+    first: Int = 0
+    while first < len(keys):
+        last = min(first + CHUNK, len(keys))
+        n = last - first
+        lo = first
+        while lo < last:
+            hi = min(approach(words, head, keys, lo, near, far), last)
+            for i in range(hi - lo):
+                rows[_U(lo - first + i)] = row_at(words, cells, near[_U(i)], far[_U(i)], keys[_U(lo + i)])
+            lo = hi
         if horizon != NEVER:
             _hide_expired(last_seen, horizon, rows, n)
         for i in range(min(n, AHEAD)):
             fetch_row(flat, rows[_U(i)], dim)
-        end = approach(words, head, keys, hi, near, far)
         for i in range(n):
-            fetch_row(flat, rows[_U(i + AHEAD)], dim)  # behind the end are -1, or rows of the block before
+            fetch_row(flat, rows[_U(i + AHEAD)], dim)  # behind the end are -1, or rows of the chunk before
             row = rows[_U(i)]
-            found[_U(lo + i)] = row >= 0
+            found[_U(first + i)] = row >= 0
             if row >= 0:
-                copy_row(flat, row, dim, target, lo + i)
+                copy_row(flat, row, dim, target, first + i)
             else:
                 absent += 1
                 for j in range(dim):
-                    target[_U((lo + i) * dim + j)] = 0.0
-        lo, hi = hi, end
+                    target[_U((first + i) * dim + j)] = 0.0
+        first = last
     return absent

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from infra.embedding import EmbeddingTable, group_sum, unique_inverse
 from infra.embedding.warm import warm
-from tests.bench.table.contender import FILL, Answer, Contender, timed
+from tests.bench.table.contender import FILL, Answer, Contender, timed, touch_memory
 from tests.bench.table.inputs import LR, cut, gradients, keys_at
 from trainer.rules import rowwise_adagrad
 
@@ -90,6 +90,7 @@ class Ours(Contender):
         """An empty table takes keys: each new one gets its vector and its state."""
         numbers = np.arange(ids) if distribution == "uniform" else self.inputs.rows(distribution, part, ids)
         batches, table = cut(keys_at(numbers), batch), self._new_table()
+        touch_memory(ids)
         answer = timed(lambda keys: table.assign(keys, 0), batches)
         return {**answer, "inserted": len(table)}
 
