@@ -122,6 +122,8 @@ def changes(state: ModelState, touched: Touched) -> Tensors:
     out: Tensors = {}
     for name, slot in state.slots.items():
         parts = touched.get(name, [])
+        if not parts and not slot.options.has_policy:
+            continue  # nothing touched it, and it loses nothing
         keys = parts[0] if len(parts) == 1 else unique_inverse(np.concatenate([NO_KEYS, *parts]))[0]
         out |= slot.changes(keys)
     return out

@@ -279,13 +279,13 @@ class EmbeddingTable(RowStore):
         return self._whole(keys, rows)
 
     def pick(self, keys: Keys) -> Rows:
-        rows = self.find(keys)
+        keys, rows = as_keys(keys), self.find(keys)
         here = rows >= 0
-        return self._whole(as_keys(keys)[here], rows[here])
+        return self._whole(keys.copy(), rows) if here.all() else self._whole(keys[here], rows[here])
 
     def _whole(self, keys: Keys, rows: NDArray[np.int32]) -> Rows:
         often = self._frequency[rows] if len(self._frequency) else np.empty(0, np.uint32)
-        return Rows(keys, self.values[rows], self.state[rows], self.last_seen[rows], often)
+        return Rows(keys, self.gather(rows), self.state[rows], self.last_seen[rows], often)
 
     def digest(self) -> bytes:
         return digest_of(self.slot, self.export(), self.admission)

@@ -87,6 +87,8 @@ class Tombstones:
 
     def take(self, find: Callable[[NDArray[np.int64]], NDArray[np.int32]]) -> NDArray[np.int64]:
         """Those that are still absent by `find`, sorted; they are forgotten here."""
+        if not self._n and not len(self._keys):
+            return self._keys
         self._settle()
         keys, self._keys = self._keys, np.empty(0, np.int64)
         return keys[find(keys) < 0]
