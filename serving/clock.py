@@ -21,6 +21,7 @@ from stream.events import LIVE, meta_or_live
 
 REFRESH_S = 0.02  # how stale the time of a running replay may be
 READ_SHARE = 20  # ... or this many times what reading it takes: on a cluster it is some requests
+READ_MOST_S = 2.0  # ... but no longer: reading that took an outage is no measure
 SCAN_RECORDS = 256
 
 
@@ -80,7 +81,7 @@ class EventClock:
         if not self._take_lock():
             return False
         if self._mode is ClockMode.AUTO and not replay_ended(self._log):
-            self._next_try_s = started + READ_SHARE * (self._monotonic_s() - started)
+            self._next_try_s = started + min(READ_SHARE * (self._monotonic_s() - started), READ_MOST_S)
             self.close()
             return False
         with self._lock:
@@ -100,7 +101,7 @@ class EventClock:
         if now_s >= self._next_read_s or self._newest_ms <= 0:
             self._newest_ms = max(self._newest_ms, self._newest_in_log())
             took_s = self._monotonic_s() - now_s
-            self._next_read_s = now_s + max(REFRESH_S, READ_SHARE * took_s)
+            self._next_read_s = now_s + max(REFRESH_S, min(READ_SHARE * took_s, READ_MOST_S))
         return self._newest_ms
 
     def _newest_in_log(self) -> int:

@@ -24,6 +24,7 @@ from stream.examples import ExampleMeta, decode_example_meta
 IDLE_S = 0.002
 LOOK_AT_CLOSED_S = 0.1
 LOOK_SHARE = 20  # ... and at most a twentieth of the thread's time: on a cluster a look is some requests
+LOOK_MOST_S = 2.0  # ... but not longer: a look that took as long as an outage says nothing of the next one
 VERSIONS_A_TURN = 64
 WARM_UP_ITEMS = (1, 2, 8)
 
@@ -121,7 +122,7 @@ class Follower:
             return
         self._closed = max(self._closed, closed_through(self._log))
         took_s = time.monotonic() - now_s
-        self._next_look_s = now_s + max(LOOK_AT_CLOSED_S, LOOK_SHARE * took_s)
+        self._next_look_s = now_s + max(LOOK_AT_CLOSED_S, min(LOOK_SHARE * took_s, LOOK_MOST_S))
         readiness = self.readiness()
         self._metrics.set("ouzel_served_lag_ticks", readiness.lag_ticks)
         self._metrics.set("ouzel_ready", float(readiness.ready))

@@ -20,6 +20,7 @@ from stream.wire.items import read_items
 from stream.wire.limits import Rules
 
 POLL_S = 0.002
+POLL_MOST_S = 0.5
 
 
 class ItemsFollower:
@@ -47,7 +48,8 @@ class ItemsFollower:
             if not self._read():
                 if stop():
                     return False
-                time.sleep(max(POLL_S, time.perf_counter() - started))  # on a cluster a look is a request
+                # On a cluster a look is a request; one that took an outage is no reason to wait as long again.
+                time.sleep(min(max(POLL_S, time.perf_counter() - started), POLL_MOST_S))
         return True
 
     def _complete(self, tick: int) -> bool:

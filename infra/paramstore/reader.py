@@ -13,6 +13,7 @@ from infra.paramstore.version import TOPIC, Version, VersionMeta, decode_meta
 
 BATCH = 64  # records fetched at a time
 REST = 5
+REST_MOST_S = 0.5  # a look that took an outage long is no reason to rest: what was missed is there now
 
 
 class VersionReader:
@@ -66,7 +67,8 @@ class VersionReader:
             yield version
 
     def _fill(self) -> bool:
-        """Fetch more. A look in vain rests `REST` times as long as it took: on a cluster it costs requests."""
+        """Fetch more. After a look in vain it rests `REST` times as long as that took, for on a cluster it costs
+        requests, and `REST_MOST_S` at most."""
         if self._ahead:
             return True
         started = time.perf_counter()
@@ -78,7 +80,7 @@ class VersionReader:
             self._ahead = self._log.read(TOPIC, 0, self._next, BATCH)
         if not self._ahead:
             now = time.perf_counter()
-            self._rest_until = now + REST * (now - started)
+            self._rest_until = now + min(REST * (now - started), REST_MOST_S)
             return False
         self._next = self._ahead[-1].offset + 1
         return True
