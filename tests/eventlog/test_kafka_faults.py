@@ -9,11 +9,13 @@ import uuid
 from pathlib import Path
 
 import pytest
+from confluent_kafka import TopicPartition
 
 from infra.config import KafkaConfig, LogConfig, load_config
 from infra.errors import ConfigError, CorruptStateError, RetryableError
 from infra.eventlog import open_log
 from infra.eventlog.kafka import log as kafka_log
+from infra.eventlog.kafka.address import parse_address
 from tests.eventlog.kafka_writer import numbers_in
 
 # Requests give up early, so that a cut shorter than librdkafka's minute makes it send again what was written.
@@ -166,6 +168,31 @@ def test_the_first_records_of_a_new_partition_are_not_mistaken_for_doubles(own_b
             writer.append(0, each, timestamp_ms=1)
         writer.close()
         assert [len(record.value) for record in log.read(f"new{number}", 0, 0)] == [5, len(value), 4]
+    log.close()
+
+
+def test_a_partition_whose_first_answer_is_late_still_has_its_share_of_the_first_poll(own_broker, url):
+    log = open_log(url, LogConfig())
+    log.create_topic("pair", 2)
+    writer = log.writer("pair")
+    for number in (0,) * 100 + (1,) * 4:
+        writer.append(number, b"x", timestamp_ms=1)
+    writer.close()
+    reader = log.reader("pair", "r")
+    fetch, late = reader._fetch, [TopicPartition(parse_address(url).topic("pair"), 1, 0)]
+    assign, pump, until = fetch.assign, fetch.pump, time.monotonic() + 0.4
+
+    def assign_one():
+        assign()
+        fetch.consumer.incremental_unassign(late)
+
+    def pump_and_assign_the_other(timeout_s):
+        if late and time.monotonic() > until:
+            fetch.consumer.incremental_assign([late.pop()])
+        pump(timeout_s)
+
+    fetch.assign, fetch.pump = assign_one, pump_and_assign_the_other
+    assert sorted(partition for partition, _ in reader.poll(8)) == [0] * 4 + [1] * 4
     log.close()
 
 

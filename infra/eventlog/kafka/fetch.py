@@ -2,8 +2,9 @@
 
 librdkafka hands over messages of all partitions in the order in which they arrive. The log's law asks for more: equal
 shares, and an empty poll only where nothing was there. So messages go into a buffer per partition first; a partition is
-*hungry* while its buffer is empty and the log is known to go on; and before a poll comes back empty, the ends of the
-partitions are asked for, on another connection (a fetch that waits at the broker would hold the question up).
+*hungry* while its buffer is empty and the log is known to go on, or nothing was heard of the partition yet; and before
+a poll comes back empty, the ends of the partitions are asked for, on another connection (a fetch that waits at the
+broker would hold the question up).
 """
 
 import time
@@ -27,6 +28,7 @@ BUFFER_BYTES = 16 << 20  # in the buffers here; as much again waits in librdkafk
 BUFFER_RECORDS = 20_000
 SHARE_WAIT_S = 0.05  # how long a hungry partition is waited for when others have something
 FIRST_WAIT_S = 1.0  # ... when nobody has, and something is known to be there
+NEW_WAIT_S = 3.0  # ... for the first word of a partition; librdkafka may look for its leader once a second
 ASK_AGAIN_S = 1.0  # ends are asked for at least this often by a reader that gets nothing
 PARKED_S = 0.02  # a poll that waited this long would have got what was there
 
@@ -60,6 +62,7 @@ class Fetcher:
         self.next: dict[int, int] = {}  # what `take` returns next
         self._fetched: dict[int, int] = {}  # what the consumer fetches next
         self._ends: dict[int, int] = {}  # as last heard
+        self._new: dict[int, float] = {}  # nothing heard yet: not waited for any longer from then on (monotonic s)
         self._buffers: dict[int, deque[Record]] = {}
         self._buffered = self._buffered_bytes = 0
         self._turn: list[int] = []
@@ -73,19 +76,21 @@ class Fetcher:
         for number, offset in positions.items():
             self.next[number] = self._fetched[number] = offset
             self._buffers[number] = deque()
+            self._new[number] = time.monotonic() + NEW_WAIT_S
             self._turn.append(number)
 
     def remove(self, numbers: Iterable[int]) -> None:
         """Forget these partitions and what was fetched of them."""
         for number in numbers:
             self._drop_buffer(number)
-            for table in (self.next, self._fetched, self._ends, self._buffers):
+            for table in (self.next, self._fetched, self._ends, self._new, self._buffers):
                 table.pop(number, None)
             self._turn.remove(number)
 
     def assign(self) -> None:
         """Tell the consumer to fetch what was added, from where it stands."""
         self.consumer.assign([TopicPartition(self._topic, n, offset) for n, offset in self._fetched.items()])
+        self._new = dict.fromkeys(self._fetched, time.monotonic() + NEW_WAIT_S)
         with suppress(KafkaException):  # asks for the leaders now; librdkafka would look for them within a second
             self.consumer.list_topics(self._topic, timeout=1.0)
 
@@ -145,6 +150,7 @@ class Fetcher:
 
     def _accept(self, message: Any) -> None:
         number, error = message.partition(), message.error()
+        self._new.pop(number, None)
         if error is not None:
             self._meet(number, message.offset(), error)
         elif number in self._fetched and message.offset() >= self._fetched[number]:
@@ -173,10 +179,10 @@ class Fetcher:
             self._cluster.link.lost(error.str())
 
     def _feed_hungry(self, wait_s: float) -> None:
-        """Wait a little for the partitions that are known to have more."""
+        """Wait a little for the partitions that are known to have more, and for the first word of new ones."""
         deadline = time.monotonic() + wait_s
         while self._error is None and self._hungry() and not self._full() and not self._cluster.link.waiting_s:
-            left_s = deadline - time.monotonic()
+            left_s = max((deadline, *self._new.values())) - time.monotonic()
             if left_s <= 0:
                 return
             self.pump(min(left_s, 0.01))
@@ -184,7 +190,11 @@ class Fetcher:
                 deadline = min(deadline, time.monotonic() + SHARE_WAIT_S)
 
     def _hungry(self) -> bool:
-        return any(not self._buffers[n] and self._end(n) > self._fetched[n] for n in self._turn)
+        now = time.monotonic()
+        return any(
+            not self._buffers[n] and (self._new.get(n, now) > now or self._end(n) > self._fetched[n])
+            for n in self._turn
+        )
 
     def _full(self) -> bool:
         return self._buffered >= BUFFER_RECORDS or self._buffered_bytes >= BUFFER_BYTES

@@ -8,8 +8,9 @@ import gc
 import importlib
 import json
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -63,6 +64,25 @@ def timed(step: Callable[[Item], object], batches: Iterable[Item]) -> Answer:
         now = time.perf_counter()
         longest, last = max(longest, now - last), now
     return {"seconds": last - started, "cpu_s": time.thread_time() - cpu, "longest_s": longest}
+
+
+def at_once(step: Callable[[int, Item], object], batches: Sequence[Item], threads: int = 2) -> Answer:
+    """Seconds by the clock that threads need for all batches, each taking its share; a step learns whose it is."""
+    start = threading.Barrier(threads + 1)
+
+    def share(me: int) -> None:
+        start.wait()
+        for batch in batches[me::threads]:
+            step(me, batch)
+
+    running = [threading.Thread(target=share, args=(me,)) for me in range(threads)]
+    for thread in running:
+        thread.start()
+    start.wait()
+    started = time.perf_counter()
+    for thread in running:
+        thread.join()
+    return {"seconds": time.perf_counter() - started}
 
 
 def _filled(contender: Contender) -> Answer:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.table.contender import FILL
-from tests.bench.table.plan import IDS, Comparison, Side, at_highest_load
+from tests.bench.table.plan import Comparison, Side, at_highest_load
 
 ROOT = Path(__file__).resolve().parents[3]
 TORCHREC = ROOT / "build/bench/torchrec"  # put there by `make bench-table`
@@ -86,7 +86,7 @@ def _compare(comparison: Comparison, workers: dict[Any, Worker], rounds: int) ->
     for distribution in comparison.distributions:
         for batch in comparison.batches:
             what = {"distribution": distribution, "batch": batch}
-            ids = ours.keys if comparison.whole else IDS
+            ids = ours.keys if comparison.whole else comparison.ids
             mine, theirs = [], []
             for part in range(-1, rounds):  # the first is not counted: it meets cold caches and first allocations
                 if part < 0 and comparison.whole:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from infra.embedding.slab import reserve
-from tests.bench.table.contender import Answer, Contender, timed
+from tests.bench.table.contender import Answer, Contender, at_once, timed
 
 
 class KnownRows(Contender):
@@ -37,8 +37,15 @@ class KnownRows(Contender):
             self._huge.copy_(self.values)
         return self._out(self._huge, **what)
 
+    def two_threads(self, **what: Any) -> Answer:
+        """`lookup_out` by two threads at once: what the memory of this machine gives a second thread."""
+        outs = [torch.ones(what["batch"], self.dim) for _ in range(2)]
+        return at_once(
+            lambda me, rows: torch.index_select(self.values, 0, rows, out=outs[me][: len(rows)]), self._rows(**what)
+        )
+
     def _out(self, values: torch.Tensor, **what: Any) -> Answer:
-        out = torch.zeros(what["batch"], self.dim)
+        out = torch.ones(what["batch"], self.dim)
         batches = [(rows, out[: len(rows)]) for rows in self._rows(**what)]
         return timed(lambda pair: torch.index_select(values, 0, pair[0], out=pair[1]), batches)
 

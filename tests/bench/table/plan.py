@@ -7,6 +7,7 @@ from tests.bench.table.inputs import DISTRIBUTIONS
 DIM = 32
 SMALL, LARGE = 4_096, 262_144
 IDS = 1 << 20  # ids a measurement: four large batches, or 256 small ones
+MANY = 4 * IDS  # where threads share them
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,10 @@ class Comparison:
     title: str  # of the rival
     bar: float | None  # least ratio of our rate to the rival's
     rounds: int = 7
+    ids: int = IDS  # ids a measurement
     distributions: tuple[str, ...] = DISTRIBUTIONS
     batches: tuple[int, ...] = (SMALL, LARGE)
-    whole: bool = False  # a measurement takes as many ids as there are keys
+    whole: bool = False  # as many ids as there are keys instead
     fill: bool = True  # the contenders hold all keys beforehand
     at_load: bool = False  # of memory alone, at the number of keys where our index is fullest
 
@@ -91,7 +93,15 @@ PLAN = (
         3,
         3,
     ),
-    Comparison("two threads", Side("ours", "two_threads"), Side("ours", "lookup_out"), "our one thread", 1.7),
+    Comparison("two threads", Side("ours", "two_threads"), Side("ours", "lookup_out"), "our one thread", 1.7, ids=MANY),
+    Comparison(
+        "two threads, known rows",
+        Side("index_select", "two_threads"),
+        Side("index_select", "lookup_out"),
+        f"{KNOWN}, one thread",
+        None,
+        ids=MANY,
+    ),
     Comparison(
         "find, 64 x the keys",
         Side("ours", "find", 8.0, 1),
