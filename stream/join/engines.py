@@ -4,12 +4,12 @@ from collections.abc import Callable
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
 
 from infra.config import Config
 from infra.errors import ConfigError
 from infra.eventlog import EventLog, GroupLog
 from infra.metrics import Metrics
+from stream.join.base import Worker
 from stream.join.core import JoinSettings
 from stream.join.worker import JoinWorker
 
@@ -19,25 +19,6 @@ class Engine(StrEnum):
 
     OWN = "own"
     FAUST = "faust"
-
-
-class Worker(Protocol):
-    """What `ouzel join` asks of either."""
-
-    rebalances: int
-
-    @property
-    def partitions(self) -> list[int]: ...
-    @property
-    def ended(self) -> bool: ...
-    @property
-    def resyncs(self) -> int: ...
-    @property
-    def dead(self) -> dict[str, int]: ...
-    def step(self, timeout_s: float = 0.0) -> int: ...
-    def counts(self) -> dict[str, int]: ...
-    def watermark_ms(self) -> int: ...
-    def close(self) -> None: ...
 
 
 def open_worker(

@@ -9,27 +9,20 @@ forgotten. Rebalances happen inside `poll` and `commit`, where nothing is unwrit
 finds itself replaced may still append what it had made: identical bytes, which readers drop by their number.
 """
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Unpack
 
-from infra.config import WireConfig
 from infra.errors import ConfigError
 from infra.eventlog import EventLog, GroupLog, Member
-from infra.eventlog.pressure import Pressure
-from stream.examples import ExampleMeta
+from stream.join.base import Options, Worker
 from stream.join.core import JoinSettings
-from stream.join.held import NEVER_WAITED_FOR, HeldPartitions
 
 POLL_RECORDS = 128
 LOOK_AT_OTHERS_S = 0.25  # how often a worker without work looks whether the others have ended
-COMMIT_EVERY_S = 1.0
 
 
-class JoinWorker:
-    """Joins some partitions of a log until told otherwise. For one thread.
-
-    `while not stopping: worker.step()`, then `worker.close()`; between steps nothing is unwritten.
-    """
+class JoinWorker(Worker):
+    """See `base.Worker`. Its partitions: those given, or, `grouped`, those of Kafka's group protocol."""
 
     def __init__(
         self,
@@ -38,21 +31,12 @@ class JoinWorker:
         partitions: Sequence[int] | None = None,
         *,
         grouped: bool = False,
-        wire: WireConfig | None = None,
         name: str = "joiner",
-        max_lag_records: int = 1 << 62,
-        while_waiting: Callable[[], object] = lambda: None,
-        stopping: Callable[[], bool] = lambda: False,
-        sleep: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
+        **options: Unpack[Options],
     ) -> None:
         """`grouped`: be one of the workers of this name, in a log that has groups; `partitions` is then not given."""
-        self._log, self._grouped, self._while_waiting = log, grouped, while_waiting
-        self._pressure = Pressure(log, "examples", max_lag_records, ignored=NEVER_WAITED_FOR)
-        self._stopping, self._sleep, self._clock = stopping, sleep, clock
-        self.held = HeldPartitions(log, settings, wire or WireConfig(), stopping=stopping, sleep=sleep)
-        self._next_commit = self._next_look = 0.0
-        self.rebalances = 0
+        super().__init__(log, settings, **options)
+        self._grouped, self._next_look = grouped, 0.0
         if grouped:
             if not isinstance(log, GroupLog):
                 raise ConfigError("only a log on Kafka has workers that share its partitions; here one joins them all")
@@ -65,11 +49,9 @@ class JoinWorker:
 
     @property
     def partitions(self) -> list[int]:
-        """Those that it joins now."""
         return sorted(self.held.joiners)
 
     def step(self, timeout_s: float = 0.0) -> int:
-        """Read what is there (waiting for the first record), join it, make it durable; the number of records read."""
         records = self._reader.poll(POLL_RECORDS, timeout_s)
         for p in sorted({p for p, _ in records}):
             self.held.feed(p, [record for q, record in records if q == p])
@@ -78,23 +60,15 @@ class JoinWorker:
             self._hold_back()
         return len(records)
 
-    def flush(self) -> None:
-        """Make every output durable; a partition that has another writer is read on from where that one is."""
-        self._pressure.wrote(len(self.held.outputs))
-        for p in self.held.flush():
-            self._reader.seek(p, self.held.next_offset(p))
-        if self._clock() >= self._next_commit:
-            self.commit()
-
-    def commit(self) -> None:
-        """Tell retention what a rebuild will never read again."""
-        if low := self.held.low():
+    def _note(self, low: dict[int, int]) -> None:
+        if low:
             self._reader.commit(low)
-        self._next_commit = self._clock() + COMMIT_EVERY_S
+
+    def _built_anew(self, partition: int) -> None:
+        self._reader.seek(partition, self.held.next_offset(partition))
 
     @property
     def ended(self) -> bool:
-        """Every partition's last record ends a replay, and nothing follows it in `events`; also in those of others."""
         return self.held.ended(self._reader.position) and (not self._grouped or self._others_ended())
 
     def _others_ended(self) -> bool:
@@ -104,40 +78,11 @@ class JoinWorker:
         self._next_look = self._clock() + LOOK_AT_OTHERS_S
         return self.held.others_ended()
 
-    @property
-    def resyncs(self) -> int:
-        """How often another worker was found to have written to a partition of this one."""
-        return self.held.resyncs
-
-    @property
-    def dead(self) -> dict[str, int]:
-        """Dead events by reason, since this worker began."""
-        return self.held.dead
-
-    def last(self, partition: int) -> ExampleMeta | None:
-        """Meta of the last durable record of a partition."""
-        return self.held.last[partition]
-
-    def counts(self) -> dict[str, int]:
-        """Cumulative counters over all partitions, what is not yet written included."""
-        return self.held.counts()
-
-    def watermark_ms(self) -> int:
-        """The smallest W."""
-        return self.held.watermark_ms()
-
     def close(self) -> None:
-        """Flush, commit, let go."""
         self.flush()
         self.commit()
         self._reader.close()
         self.held.close()
-
-    def _hold_back(self) -> None:
-        """Back-pressure: wait while a reader of `examples` is too far behind, but for the retrain."""
-        while self._pressure.too_far() and not self._stopping():
-            self._while_waiting()
-            self._pressure.nap(self._sleep)
 
     def _given(self, numbers: list[int]) -> dict[int, int]:
         """Partitions that another worker had, or nobody: where to read on in each."""

@@ -11,22 +11,19 @@ the own engine keeps them: what was read, and L.
 
 import queue
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Unpack
 
-from infra.config import KafkaConfig, WireConfig
+from infra.config import KafkaConfig
 from infra.errors import OuzelError, RetryableError
 from infra.eventlog import EventLog, Reader, Record
 from infra.eventlog.kafka import KafkaLog
-from infra.eventlog.pressure import Pressure
 from infra.metrics import Metrics
-from stream.examples import ExampleMeta
+from stream.join.base import Options, Worker
 from stream.join.core import JoinSettings
-from stream.join.faust.app import COMMIT_EVERY_S, FaustThread, app_settings
+from stream.join.faust.app import FaustThread, app_settings
 from stream.join.faust.gaps import by_partition, missing, stretches
 from stream.join.faust.told import Assigned, Batch, Bringer, Failed
-from stream.join.held import NEVER_WAITED_FOR, HeldPartitions
 
 OVERDUE_S = 5.0
 REREAD_RECORDS = 1_024  # at a time
@@ -62,8 +59,8 @@ class FaustFailed(OuzelError):
     """Faust has ended by itself; start the joiner again, it goes on from its output."""
 
 
-class FaustWorker:
-    """As `JoinWorker`, over the partitions that Faust's group gives it. For one thread; Faust runs in others."""
+class FaustWorker(Worker):
+    """See `base.Worker`. Its partitions are those that Faust's group gives it; Faust runs in threads of its own."""
 
     def __init__(
         self,
@@ -71,33 +68,22 @@ class FaustWorker:
         settings: JoinSettings,
         bringer: Bringer,
         *,
-        wire: WireConfig | None = None,
         name: str = "joiner",
         metrics: Metrics | None = None,
-        max_lag_records: int = 1 << 62,
         overdue_s: float = OVERDUE_S,
-        stopping: Callable[[], bool] = lambda: False,
-        sleep: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
+        **options: Unpack[Options],
     ) -> None:
         """`bringer`: Faust, running (`start_faust`); it is stopped by `close`."""
-        self._log, self._name, self._metrics = log, name, metrics
-        self._pressure, self._overdue_s = (
-            Pressure(log, "examples", max_lag_records, ignored=NEVER_WAITED_FOR),
-            overdue_s,
-        )
-        self._stopping, self._sleep, self._clock = stopping, sleep, clock
-        self.held = HeldPartitions(log, settings, wire or WireConfig(), stopping=stopping, sleep=sleep)
+        super().__init__(log, settings, **options)
+        self._name, self._metrics, self._overdue_s = name, metrics, overdue_s
         self._active: frozenset[int] = frozenset()  # partitions that are ours now; others may be held, and not fed
         self._place: Reader | None = None
         self._looked: dict[int, tuple[int, int]] = {}  # next offset, and end of the log, at the last look
-        self._next_look = self._next_commit = 0.0
+        self._next_look = 0.0
         self.reread = 0
-        self.rebalances = 0
         self._faust = bringer
 
     def step(self, timeout_s: float = 0.0) -> int:
-        """Take what Faust has told (waiting for the first), join it, make it durable; the number of records joined."""
         before, reread = self._fed(), self.reread
         try:
             told = self._faust.inbox.get(timeout=timeout_s) if timeout_s else self._faust.inbox.get_nowait()
@@ -123,25 +109,17 @@ class FaustWorker:
             self._hold_back()
         return max(self._fed() - before, 0)
 
-    def flush(self) -> None:
-        """Make every output durable. A core that was built anew finds its gap when the next record comes."""
-        self._pressure.wrote(len(self.held.outputs))
-        self.held.flush()
-        if self._clock() >= self._next_commit:
-            self.commit()
-
-    def commit(self) -> None:
-        """Acknowledge to Faust, and note for the log, what a rebuild will never read again: hints, all of them."""
-        self._next_commit = self._clock() + COMMIT_EVERY_S
-        low = {p: offset for p, offset in self.held.low().items() if p in self._active}
+    def _note(self, low: dict[int, int]) -> None:
+        """Acknowledge to Faust, and keep positions under the joiner's name: hints, all of them."""
+        low = {p: offset for p, offset in low.items() if p in self._active}
         self._faust.acknowledge(low)
         try:
-            self._note(low)
+            self._keep_place(low)
         except RetryableError as error:  # a worker of the own engine died here: its group keeps its place for a while
             print(f"positions are not noted yet: {error}", file=sys.stderr, flush=True)
 
-    def _note(self, low: dict[int, int]) -> None:
-        """Keep positions under the joiner's name, for back-pressure and retention."""
+    def _keep_place(self, low: dict[int, int]) -> None:
+        """For back-pressure and retention."""
         if self._place is None and self._active:
             self._place = self._log.reader("events", self._name, sorted(self._active))
         if self._place is None:
@@ -151,40 +129,18 @@ class FaustWorker:
         if low:
             self._place.commit(low)
 
+    def _built_anew(self, partition: int) -> None:
+        """Nothing: the gap is found when the next record comes."""
+
     @property
     def ended(self) -> bool:
-        """Every partition's last record ends a replay, and nothing follows it in `events`; also in those of others."""
         return bool(self._active) and self.held.ended(self.held.next_offset) and self.held.others_ended()
 
     @property
     def partitions(self) -> list[int]:
-        """Those that it joins now."""
         return sorted(self._active)
 
-    @property
-    def resyncs(self) -> int:
-        """How often another worker was found to have written to a partition of this one."""
-        return self.held.resyncs
-
-    @property
-    def dead(self) -> dict[str, int]:
-        """Dead events by reason, since this worker began."""
-        return self.held.dead
-
-    def last(self, partition: int) -> ExampleMeta | None:
-        """Meta of the last durable record of a partition."""
-        return self.held.last[partition]
-
-    def counts(self) -> dict[str, int]:
-        """Cumulative counters over the partitions of this worker."""
-        return self.held.counts()
-
-    def watermark_ms(self) -> int:
-        """The smallest W."""
-        return self.held.watermark_ms()
-
     def close(self) -> None:
-        """Flush, commit, let go."""
         self.flush()
         self.commit()
         self._faust.stop()
@@ -245,8 +201,3 @@ class FaustWorker:
 
     def _fed(self) -> int:
         return sum(joiner.next_offset for joiner in self.held.joiners.values())
-
-    def _hold_back(self) -> None:
-        """Back-pressure, as the own engine."""
-        while self._pressure.too_far() and not self._stopping():
-            self._pressure.nap(self._sleep)
