@@ -9,13 +9,17 @@ import fcntl
 import os
 import shutil
 import subprocess
+import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 
 from infra.errors import OuzelError
-from infra.supervisor.broker import Broker
+from infra.supervisor.broker import READY_TIMEOUT_S, Broker, free_ports
 
 IMAGE = "apache/kafka:4.3.0"
 DOCKER_TIMEOUT_S = 10.0
@@ -52,7 +56,7 @@ def _of_jars(folder: Path) -> str:
 
 
 def _in_docker() -> str | None:
-    """A container that Docker removes when the run's main process has gone; None where that cannot be had."""
+    """A container that is removed when the run's main process has gone; None where that cannot be had, and why not."""
     docker = shutil.which("docker")
     if docker is None:
         return None
@@ -61,12 +65,30 @@ def _in_docker() -> str | None:
     except (subprocess.SubprocessError, OSError):
         return None
     from docker.errors import DockerException
+    from testcontainers.core.config import testcontainers_config
     from testcontainers.core.container import DockerContainer
 
-    from infra.supervisor.broker import free_ports
-
+    # Its reaper is another image, and removes the container with the worker that started it; ours outlives that one.
+    testcontainers_config.ryuk_disabled = True
     (port,) = free_ports(1)
-    settings = {
+    container = DockerContainer(IMAGE).with_envs(**_settings(port))
+    container.ports["9092/tcp"] = ("127.0.0.1", port)
+    try:
+        container.start()
+    except (DockerException, OSError) as error:
+        _say(f"Docker is here, but {IMAGE} does not start: {error}")
+        return None
+    running = container.get_wrapped_container()
+    _stop_with(main_process(), [docker, "rm", "--force", "--volumes", running.id])
+    if not _answers(f"127.0.0.1:{port}"):
+        _say(f"{IMAGE} in Docker does not answer: {running.logs(tail=20).decode(errors='replace')}")
+        container.stop()
+        return None
+    return f"127.0.0.1:{port}"
+
+
+def _settings(port: int) -> dict[str, str]:
+    return {
         "KAFKA_NODE_ID": "1",
         "KAFKA_PROCESS_ROLES": "broker,controller",
         "KAFKA_LISTENERS": "CLIENT://:9092,INSIDE://:19092,CONTROLLER://:9093",
@@ -81,14 +103,13 @@ def _in_docker() -> str | None:
         "KAFKA_GROUP_MIN_SESSION_TIMEOUT_MS": "1000",
         "KAFKA_AUTO_CREATE_TOPICS_ENABLE": "false",
     }
-    try:
-        container = DockerContainer(IMAGE).with_bind_ports(9092, port).with_envs(**settings).start()
-    except (DockerException, OSError) as error:
-        warnings.warn(f"Docker is here, but {IMAGE} does not start: {error}", stacklevel=2)
-        return None
-    _stop_with(main_process(), [docker, "rm", "-f", container.get_wrapped_container().id])
-    _wait(f"127.0.0.1:{port}")
-    return f"127.0.0.1:{port}"
+
+
+def _say(text: str) -> None:
+    """A warning in the run's summary that is no error, though warnings are: there is another way to a broker."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.warn(text, stacklevel=3)
 
 
 def _stop_with(pid: int, command: list[str]) -> None:
@@ -98,11 +119,15 @@ def _stop_with(pid: int, command: list[str]) -> None:
     RUNNING.append(subprocess.Popen(watcher, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True))
 
 
-def _wait(address: str) -> None:
-    from infra.config import LogConfig
-    from infra.eventlog import open_log
-
-    open_log(f"kafka://{address}", LogConfig()).close()
+def _answers(address: str) -> bool:
+    """Whether a broker answers, within as long as one of the jars is given."""
+    admin = AdminClient({"bootstrap.servers": address, "log_level": 0, "reconnect.backoff.max.ms": 200})
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while time.monotonic() < deadline:
+        with suppress(KafkaException):
+            if admin.list_topics(timeout=1).brokers:
+                return True
+    return False
 
 
 def or_skip(error: OuzelError) -> None:
