@@ -25,13 +25,13 @@ class Crew:
     def joiners(self, config: Config, *arguments: str) -> list[Member]:
         """The joiners; and the archive, which on Kafka they do not keep. Raises ConfigError as `check`."""
         self.check(config)
-        joiners = [_numbered("joiner", "join", n, *arguments) for n in range(1, self.workers + 1)]
+        joiners = [numbered("joiner", "join", n, *arguments) for n in range(1, self.workers + 1)]
         return [*joiners, Member("archive", "archive", arguments)] if config.log.url else joiners
 
     def replicas_on(self, port: int, *arguments: str) -> list[Member]:
         """The replicas, on this port and those after it."""
         return [
-            _numbered("replica", "serve", n, *arguments, "--port", str(port and port + n - 1))
+            numbered("replica", "serve", n, *arguments, "--port", str(port and port + n - 1))
             for n in range(1, self.replicas + 1)
         ]
 
@@ -39,7 +39,8 @@ class Crew:
 ALONE = Crew()
 
 
-def _numbered(name: str, command: str, number: int, *arguments: str) -> Member:
+def numbered(name: str, command: str, number: int, *arguments: str) -> Member:
+    """The n-th process of a name, from 1 on."""
     if number == 1:
         return Member(name, command, arguments)
     return Member(f"{name}-{number}", command, (*arguments, "--number", str(number)))

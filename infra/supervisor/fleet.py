@@ -9,8 +9,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -41,15 +43,16 @@ class Member:
 
 @dataclass
 class Fleet:
-    """Processes over one run folder."""
+    """Processes over one run folder. `echo(name, line)` is given what they print too, from threads."""
 
     folder: RunFolder
     members: Sequence[Member]
+    echo: Callable[[str, str], None] | None = None
     peak_pss_bytes: int = 0
     _running: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
     _logs: list[IO[bytes]] = field(default_factory=list)
+    _copying: list[threading.Thread] = field(default_factory=list)
     _next_sample: float = 0.0
-    _done: set[str] = field(default_factory=set)
 
     def start_all(self) -> None:
         """Start every member."""
@@ -63,15 +66,26 @@ class Fleet:
         log = open(self.folder.process_logs / f"{name}.log", "ab")  # noqa: SIM115 - closed with the fleet
         self._logs.append(log)
         run = str(self.folder.path)
-        self._running[name] = subprocess.Popen(
+        self._running[name] = process = subprocess.Popen(
             [sys.executable, "-m", "infra.cli", member.command, "--run", run, *member.arguments],
             stdin=subprocess.DEVNULL,
-            stdout=log,
+            stdout=log if self.echo is None else subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             env={**os.environ, **THREADS, FLEET_VARIABLE: str(os.getpid())},
         )
-        self._done.discard(name)
+        if process.stdout is not None:
+            self._copying.append(threading.Thread(target=self._copy, args=(name, process.stdout, log), daemon=True))
+            self._copying[-1].start()
+
+    def _copy(self, name: str, output: IO[bytes], log: IO[bytes]) -> None:
+        with output:
+            for line in output:
+                with suppress(OSError):  # a full disk
+                    log.write(line)
+                    log.flush()
+                if self.echo is not None:
+                    self.echo(name, line.decode(errors="replace").rstrip())
 
     def kill(self, name: str) -> None:
         """SIGKILL one member, as a crash would."""
@@ -85,16 +99,20 @@ class Fleet:
 
     def check(self) -> list[str]:
         """Sample memory; return who is running. Raises ProcessFailed as soon as a member failed."""
-        for name, process in self._running.items():
-            code = process.poll()
-            if code is not None and code != 0:
-                raise ProcessFailed(self._why(name, code))
+        self.raise_failed()
         now = time.monotonic()
         if now >= self._next_sample:
             self._next_sample = now + SAMPLE_EVERY_S
             pids = [os.getpid(), *(p.pid for p in self._running.values() if p.poll() is None)]
             self.peak_pss_bytes = max(self.peak_pss_bytes, sum(map(pss_bytes, pids)))
         return self.running()
+
+    def raise_failed(self, *, stopped: bool = False) -> None:
+        """Raises ProcessFailed where a member failed. One that was `stopped` may die of it, before it had begun."""
+        for name, process in self._running.items():
+            code = process.poll()
+            if code is not None and code != 0 and not (stopped and code == -signal.SIGTERM):
+                raise ProcessFailed(self._why(name, code))
 
     def stop_all(self) -> None:
         """Ask every member to stop (SIGTERM), in order; kill what does not within 20 s."""
@@ -112,12 +130,17 @@ class Fleet:
 
     def close(self) -> None:
         """Close the log files."""
+        for thread in self._copying:
+            thread.join()
+        self._copying.clear()
         for log in self._logs:
             log.close()
         self._logs.clear()
 
     def _why(self, name: str, code: int) -> str:
         path = self.folder.process_logs / f"{name}.log"
+        if self.echo is not None:  # it was seen
+            return f"{name} {_ending(code)}; all that it said is in {path}"
         return f"{name} {_ending(code)}; the end of {path}:\n{tail(path)}"
 
 

@@ -20,6 +20,7 @@ from stream.examples import DropReason
 from stream.inspector import ItemsInspector
 from stream.join.core import JoinSettings
 from stream.join.engines import Engine, open_worker
+from stream.join.together import join_together
 from stream.wire.dead import Reason
 
 LOOK_S = 0.02
@@ -30,11 +31,18 @@ def join(
     until_end: Annotated[
         bool, typer.Option("--until-end/--follow", help="Stop when the end of the replay is joined, or go on.")
     ] = False,
-    number: Annotated[int, typer.Option(help="On Kafka: which of several workers this is, from 1 on.")] = 1,
+    number: Annotated[int, typer.Option(min=1, help="On Kafka: which of several workers this is, from 1 on.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="On Kafka: start so many here, numbered from --number on.")
+    ] = 1,
     engine: Annotated[
         Engine, typer.Option(help="On Kafka: who brings the records. See infra/docs/kafka.md before choosing faust.")
     ] = Engine.OWN,
 ) -> None:
+    if workers > 1:
+        end = "--until-end" if until_end else "--follow"
+        join_together(RunFolder(run), workers, number, (end, "--engine", engine.value))
+        return
     config: Config = RunFolder(run).load_config()
     with Process("joiner", run, config, number=number) as process:
         log = process.open_log()
