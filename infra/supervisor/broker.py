@@ -6,6 +6,7 @@ Each node is broker and controller in one process (KRaft), bound to 127.0.0.1, i
     FOLDER/node-1/data                formatted once; a restart goes on with it, on the same ports
     FOLDER/node-1/output              what the process printed
     FOLDER/node-1/pid                 while it runs
+    FOLDER/lock, FOLDER/watch         who runs it (`broker_folder`)
 
 A shell watches the process that owns the broker and kills the nodes when it has gone: a broken test leaves nothing
 running. Not for production: one disk, no replication over machines, no transport security.
@@ -17,6 +18,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -30,13 +32,15 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from infra.errors import ConfigError, OuzelError
-from infra.supervisor.fleet import tail
+from infra.supervisor.broker_folder import Held
+from infra.supervisor.fleet import ending
 from infra.supervisor.kafka_jars import cache_folder, find_java, kafka_jars
 
 READY_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 10.0  # the last nodes of a quorum cannot leave it in order: there is nobody to tell
 ARCHIVE_TIMEOUT_S = 120.0  # ... and one that writes its classes takes its time
 HEAP_MB = 512
+SAID_LINES = 12
 # Small and quick to start: one compiler tier, one collector thread.
 JAVA = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto", "-Djava.awt.headless=true")
 LOGGING = ("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true")
@@ -66,7 +70,10 @@ def check_port(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise ConfigError(f"port {port} of 127.0.0.1 is taken ({error.strerror}); choose another") from error
+            raise ConfigError(
+                f"port {port} of 127.0.0.1 is taken ({error.strerror}): stop what listens there (`ss -ltnp`), or "
+                "choose another --port; a run's own broker keeps its port"
+            ) from error
 
 
 @dataclass
@@ -78,6 +85,7 @@ class Node:
     port: int
     controller_port: int
     directory_id: str
+    said_before: int = 0  # bytes of its output that are of earlier lives
     process: "subprocess.Popen[bytes] | None" = None
 
 
@@ -97,8 +105,6 @@ class Broker:
     def __post_init__(self) -> None:
         if self.nodes not in (1, 3):
             raise ConfigError(f"{self.nodes} Kafka nodes; one, or three for a quorum")
-        if self.port is not None:
-            check_port(self.port)
         self._java, self._jars = find_java(), kafka_jars()
         self._options = self.java_options or class_archive(self._jars)
         ports = free_ports(2 * self.nodes)
@@ -110,6 +116,7 @@ class Broker:
         }
         self._cluster_id = _random_id()
         self._watch: subprocess.Popen[bytes] | None = None
+        self._held: Held | None = None
 
     @property
     def address(self) -> str:
@@ -117,7 +124,10 @@ class Broker:
         return ",".join(f"127.0.0.1:{node.port}" for node in self._nodes.values())
 
     def __enter__(self) -> "Broker":
-        self.start()
+        with ExitStack() as undo:  # Ctrl-C, too, may come while it starts
+            undo.callback(self.stop)
+            self.start()
+            undo.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -126,10 +136,17 @@ class Broker:
     def start(self) -> None:
         """Format what is not yet formatted, start every node that does not run, wait until all answer.
 
-        Raises BrokerFailed with the end of the output of the node that ended.
+        Raises BrokerFailed with the end of the output of the node that ended, ConfigError where the folder or the port
+        is somebody else's.
         """
+        if self._held is None:
+            self._held = Held(self.folder, self.nodes)
+            if self.port is not None:
+                check_port(self.port)
         for node in self._nodes.values():
             node.folder.mkdir(parents=True, exist_ok=True)
+            output = node.folder / "output"
+            node.said_before = output.stat().st_size if output.exists() else 0
             text = "".join(f"{name}={value}\n" for name, value in self._properties(node).items())
             (node.folder / "server.properties").write_text(text, encoding="utf-8")
         self._format([node for node in self._nodes.values() if not (node.folder / "data" / "meta.properties").exists()])
@@ -139,6 +156,7 @@ class Broker:
             command = ["sh", "-c", WATCH, "sh", str(self.owner_pid), str(self.folder), "yes" if self.remove else ""]
             quiet = subprocess.DEVNULL
             self._watch = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+            (self.folder / "watch").write_text(f"{self._watch.pid}\n", encoding="ascii")
         self.wait_ready()
 
     def wait_ready(self, count: int | None = None) -> None:
@@ -154,14 +172,15 @@ class Broker:
             except KafkaException:
                 pass  # not listening yet
             time.sleep(0.05)
-        said = tail(self._nodes[1].folder / "output", 20)
-        raise BrokerFailed(f"Kafka at {self.address} is not ready after {READY_TIMEOUT_S:.0f} s:\n{said}")
+        raise BrokerFailed(
+            f"Kafka at {self.address} is not ready after {READY_TIMEOUT_S:.0f} s; {_said(self._nodes[1])}"
+        )
 
     def check(self) -> None:
         """Raises BrokerFailed where a node ended that was not told to."""
         for node in self._nodes.values():
-            if node.process is not None and node.process.poll() is not None:
-                raise BrokerFailed(f"Kafka node {node.number} ended:\n{tail(node.folder / 'output', 20)}")
+            if node.process is not None and (code := node.process.poll()) is not None:
+                raise BrokerFailed(f"Kafka node {node.number} {ending(code)}; {_said(node)}")
 
     def stop(self) -> None:
         """End every node in order, and the watch; data stays unless the folder is to be removed."""
@@ -174,8 +193,12 @@ class Broker:
             self._watch.kill()
             self._watch.wait()
             self._watch = None
+            (self.folder / "watch").unlink(missing_ok=True)
         if self.remove:
             shutil.rmtree(self.folder, ignore_errors=True)
+        if self._held is not None:
+            self._held.release()
+            self._held = None
 
     def kill(self, number: int = 1) -> None:
         """SIGKILL one node, as a crash would; `start` brings it back on its data and ports."""
@@ -238,7 +261,7 @@ class Broker:
                 running.append((node, subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)))
         for node, process in running:
             if process.wait():
-                raise BrokerFailed(f"formatting Kafka node {node.number} failed:\n{tail(node.folder / 'output', 20)}")
+                raise BrokerFailed(f"formatting Kafka node {node.number} failed; {_said(node)}")
 
     def _java_command(self, main: str, *arguments: str, heap_mb: int) -> list[str]:
         options = (f"-Xmx{heap_mb}m", *JAVA, *self._options, *LOGGING)
@@ -283,6 +306,14 @@ class Broker:
         }
 
 
+def _said(node: Node) -> str:
+    """The end of what a node printed in this life, without the frames of Java's stack traces."""
+    output = node.folder / "output"
+    text = output.read_bytes()[node.said_before :].decode("utf-8", "replace") if output.exists() else ""
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("at ")][-SAID_LINES:]
+    return "\n".join([f"the end of {output}:", *(f"  {line}" for line in lines)]) if lines else "it printed nothing"
+
+
 def class_archive(jars: Path) -> tuple[str, ...]:
     """Options that start Kafka from parsed classes: half the processor time. Made once, by running it once.
 
@@ -292,6 +323,7 @@ def class_archive(jars: Path) -> tuple[str, ...]:
     if jars.parent.parent != cache_folder():
         return ()
     if not archive.exists():
+        print("making an archive of Kafka's classes, once, for quicker starts", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(prefix=".classes-", dir=jars.parent) as scratch:
             made = Path(scratch) / "classes.jsa"
             with Broker(Path(scratch) / "broker", java_options=(f"-XX:ArchiveClassesAtExit={made}",)):

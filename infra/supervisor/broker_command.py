@@ -17,11 +17,23 @@ def broker(
 ) -> None:
     """Start Apache Kafka, say its address, stop it with Ctrl-C."""
     stoppable()
-    with Broker(folder, nodes=nodes, port=port) as running:
-        print(f"Kafka answers at {running.address}; the log's address is kafka://{running.address}/PREFIX", flush=True)
-        try:
-            while True:
-                time.sleep(0.5)
-                running.check()
-        except KeyboardInterrupt:
-            print("stopping", flush=True)
+    print(f"starting Kafka in {folder}", flush=True)
+    try:
+        with Broker(folder, nodes=nodes, port=port) as running:
+            print(
+                f"Kafka answers at {running.address}: --log kafka://{running.address}/PREFIX; Ctrl-C stops it",
+                flush=True,
+            )
+            _until_stopped(running)
+    except KeyboardInterrupt:
+        pass
+    print(f"stopped; the same command goes on with {folder}", flush=True)
+
+
+def _until_stopped(running: Broker) -> None:
+    try:
+        while True:
+            time.sleep(0.5)
+            running.check()
+    except KeyboardInterrupt:
+        print("stopping", flush=True)

@@ -140,8 +140,8 @@ class Fleet:
     def _why(self, name: str, code: int) -> str:
         path = self.folder.process_logs / f"{name}.log"
         if self.echo is not None:  # it was seen
-            return f"{name} {_ending(code)}; all that it said is in {path}"
-        return f"{name} {_ending(code)}; the end of {path}:\n{tail(path)}"
+            return f"{name} {ending(code)}; all that it said is in {path}"
+        return f"{name} {ending(code)}; the end of {path}:\n{tail(path)}"
 
 
 def tail(path: Path, lines: int = LOG_TAIL_LINES) -> str:
@@ -152,5 +152,6 @@ def tail(path: Path, lines: int = LOG_TAIL_LINES) -> str:
     return "\n".join(f"  {line}" for line in text[-lines:]) or "  (empty)"
 
 
-def _ending(code: int) -> str:
+def ending(code: int) -> str:
+    """How a process ended, after its name."""
     return f"was killed by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,6 +64,7 @@ def _fetch(jars: Path, env: Mapping[str, str]) -> None:
             "no mvn in the PATH to fetch Apache Kafka with (Debian: apt install maven); or set KAFKA_HOME to an "
             "unpacked Kafka 4.x, or OUZEL_KAFKA=host:port to a running broker"
         )
+    print(f"fetching Apache Kafka {KAFKA_VERSION} by Maven into {jars}, once", file=sys.stderr, flush=True)
     jars.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".fetching-", dir=jars.parent))
     try:

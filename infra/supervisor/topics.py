@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.config import load_config
-from infra.errors import ConfigError
+from infra.errors import ConfigError, InputError
 from infra.eventlog import TOPICS, EventLog, create_topics, open_log, remove_log
 from infra.process import RunFolder
 
@@ -52,21 +52,31 @@ def topics(
         names = remove_log(where, settings.log)
         console.print(f"removed {', '.join(names) or 'nothing: no such topics'}", highlight=False)
         return
+    if ":" in where and not where.startswith("kafka://"):
+        raise ConfigError(f"{where}: write the log's address as kafka://host:port/prefix, or name a folder")
+    if action == "show" and not where.startswith("kafka://") and not Path(where).is_dir():
+        raise InputError(f"{where}: no such folder; a log on Kafka is kafka://host:port/prefix")
     opened = open_log(where, settings.log)
     try:
         if action == "create":
             create_topics(opened, settings.log.partitions)
         elif action != "show":
             raise ConfigError(f"ouzel topics {action}: create, show or drop")
-        show(opened, console)
+        if not show(opened, console):
+            raise InputError(
+                f"{where}: no topics of ouzel's here; `ouzel topics create` makes them. Check the prefix: a run's is the "
+                "end of log.url in its config.toml, and `--run RUN` takes it from there"
+            )
     finally:
         opened.close()
 
 
-def show(log: EventLog, console: Console) -> None:
-    """Print every topic with its partitions, and every reader with its lag."""
+def show(log: EventLog, console: Console) -> bool:
+    """Print every topic with its partitions, and every reader with its lag; False where there is no topic."""
     held = Table("topic", "partitions", "oldest", "records", title_justify="left")
     found = [topic for topic in TOPICS if _there(log, topic)]
+    if not found:
+        return False
     for topic in found:
         starts, ends = _range(log, topic, log.start_offset), _range(log, topic, log.end_offset)
         kept = sum(ends) - sum(starts)
@@ -77,6 +87,7 @@ def show(log: EventLog, console: Console) -> None:
     for lag in lags:
         behind.add_row(lag.topic, lag.reader, f"{lag.records:,}", f"{lag.seconds:,.0f}")
     console.print(behind if lags else "no readers")
+    return True
 
 
 def lags_of(log: EventLog, topic: str) -> list[Lag]:

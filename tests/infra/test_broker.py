@@ -2,6 +2,7 @@
 
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from infra.errors import ConfigError, CorruptStateError, RetryableError
 from infra.supervisor import kafka_jars as jars
 from infra.supervisor.broker import WATCH, Broker, BrokerFailed
+from infra.supervisor.broker_folder import Held, runs
 
 
 def executable(folder: Path, name: str, text: str) -> None:
@@ -60,7 +62,7 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port}.*taken"):
-            Broker(tmp_path, port=port)
+            Broker(tmp_path, port=port).start()
 
 
 def test_two_nodes_are_no_quorum(tmp_path: Path) -> None:
@@ -76,6 +78,39 @@ def test_a_broker_that_ends_is_quoted(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     with pytest.raises(BrokerFailed, match="no such class"):
         Broker(tmp_path / "data").start()
+
+
+def test_a_second_broker_over_a_folder_is_refused_before_it_touches_anything(tmp_path: Path) -> None:
+    first = Held(tmp_path, 1)
+    second = Broker(tmp_path)
+    with pytest.raises(ConfigError, match="runs over this folder already"), second:
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+    first.release()
+    Held(tmp_path, 1).release()
+
+
+def test_a_folder_keeps_its_number_of_nodes(tmp_path: Path) -> None:
+    (tmp_path / "node-1" / "data").mkdir(parents=True)
+    (tmp_path / "node-1" / "data" / "meta.properties").touch()
+    with pytest.raises(ConfigError, match="of 1 nodes, and 3 were asked for"):
+        Held(tmp_path, 3)
+    Held(tmp_path, 1).release()
+
+
+def test_a_broker_waits_for_what_a_killed_launcher_left_running(tmp_path: Path) -> None:
+    (tmp_path / "node-1").mkdir()
+    left = subprocess.Popen(["sh", "-c", "read go", f"{tmp_path}/node-1/server.properties"], stdin=subprocess.PIPE)
+    (tmp_path / "node-1" / "pid").write_text(f"{left.pid}\n")
+    assert runs(tmp_path / "node-1" / "pid")
+    held = []
+    waiting = threading.Thread(target=lambda: held.append(Held(tmp_path, 1)))
+    waiting.start()
+    assert not held
+    left.communicate(b"go\n")
+    waiting.join()
+    held[0].release()
+    assert not (tmp_path / "node-1" / "pid").exists()
 
 
 def test_nodes_end_and_their_folder_goes_when_their_owner_has_gone(tmp_path: Path) -> None:

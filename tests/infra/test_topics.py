@@ -45,6 +45,11 @@ def test_topics_are_created_with_the_configured_partitions_and_another_count_is_
         topics("drop", log=where)
     with pytest.raises(ConfigError, match="name a log"):
         topics("show")
+    with pytest.raises(ConfigError, match="write the log's address"):
+        topics("show", log="localhost:9092/news")
+    with pytest.raises(InputError, match="no such folder"):
+        topics("show", log=str(tmp_path / "nosuch"))
+    assert not (tmp_path / "nosuch").exists()
 
 
 def test_a_run_gets_a_prefix_once_and_keeps_it(tmp_path: Path) -> None:
@@ -116,3 +121,5 @@ def test_topics_of_a_log_on_kafka_are_shown_and_dropped(kafka: str, capsys: pyte
     topics("drop", log=url)
     topics("drop", log=url)
     assert "nothing" in capsys.readouterr().out
+    with pytest.raises(InputError, match="Check the prefix"):
+        topics("show", log=url)
