@@ -102,6 +102,15 @@ class Table(Protocol):
         budget, raises ConfigError at the first key for which no row is left; those before it are in.
         """
 
+    def lookup_or_insert(
+        self,
+        keys: NDArray[np.int64],
+        tick: int,
+        occurrences: NDArray[np.int64] | None = None,
+        out: NDArray[np.float32] | None = None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Vectors (n, dim), in `out` if given, and rows (n,): `gather` of what `assign` returns, in one pass."""
+
     def gather(self, rows: NDArray[np.int32], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Vectors (n, dim) of row numbers; -1 reads as zeros. Raises ValueError on a number never given out."""
 

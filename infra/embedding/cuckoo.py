@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from infra.embedding.base import Rows, as_keys, as_occurrences, as_tick, digest_of
 from infra.embedding.gather import checked_out, unique_inverse
-from infra.embedding.insert import CHUNK_BITS, FULL, hide_expired, insert, touch
+from infra.embedding.insert import CHUNK_BITS, FULL, GROW, hide_expired, insert, insert_and_copy, touch
 from infra.embedding.life.admission import AdmissionSketch, draw, sketch_base
 from infra.embedding.life.eviction import candidates, least, scores_of
 from infra.embedding.life.expiry import Tombstones, collect_expired, count_expired
@@ -89,12 +89,30 @@ class EmbeddingTable(RowStore):
     # --- rows come ----------------------------------------------------------------------------------------------
 
     def assign(self, keys: Keys, tick: int, occurrences: NDArray[np.int64] | None = None) -> RowNumbers:
-        keys, tick = as_keys(keys), as_tick(tick)
+        return self._assign(as_keys(keys), as_tick(tick), occurrences)
+
+    def lookup_or_insert(
+        self,
+        keys: Keys,
+        tick: int,
+        occurrences: NDArray[np.int64] | None = None,
+        out: NDArray[np.float32] | None = None,
+    ) -> tuple[NDArray[np.float32], RowNumbers]:
+        keys = as_keys(keys)
+        result = checked_out(out, len(keys), self.dim)
+        return result, self._assign(keys, as_tick(tick), occurrences, result)
+
+    def _assign(
+        self, keys: Keys, tick: int, occurrences: NDArray[np.int64] | None, out: NDArray[np.float32] | None = None
+    ) -> RowNumbers:
         if tick > self.tick:
             self.advance(tick)
         if self._takes_all(len(keys)) and tick >= self._horizon:
-            return self._insert(keys, tick)
-        return self._assign_by_policy(keys, tick, as_occurrences(occurrences, len(keys)))
+            return self._insert(keys, tick, out)
+        rows = self._assign_by_policy(keys, tick, as_occurrences(occurrences, len(keys)))
+        if out is not None:
+            self.gather(rows, out)
+        return rows
 
     def _takes_all(self, n: int) -> bool:
         """Whether n keys get their rows whatever they are, so that one pass does it."""
@@ -153,8 +171,11 @@ class EmbeddingTable(RowStore):
             fits[np.argsort(new)[room:]] = False
         return fits
 
-    def _insert(self, keys: Keys, tick: int) -> RowNumbers:
-        """Rows of keys, made where absent. Raises ConfigError where no row is left; keys before that one are in."""
+    def _insert(self, keys: Keys, tick: int, out: NDArray[np.float32] | None = None) -> RowNumbers:
+        """Rows of keys, made where absent; their vectors in `out`, if given.
+
+        Raises ConfigError where no row is left; keys before that one are in.
+        """
         rows = np.empty(len(keys), np.int32)
         index, heap = self._index, self._heap
         if len(index) + len(keys) > heap.max_rows:
@@ -163,17 +184,21 @@ class EmbeddingTable(RowStore):
         before = len(index)
         done: Int = 0
         while done < len(keys):
-            at, returned = insert(
+            arrays = (
                 index.words, index.cells, index.head, heap.free, heap.head, self.values, self.state, self.last_seen,
-                self._row_keys, self._bounds, keys, rows, done,
-                self._horizon, tick, self._base, self._units, self._state_init,
+                self._row_keys, self._bounds, keys, rows,
             )  # fmt: skip
+            options = (done, self._horizon, tick, self._base, self._units, self._state_init)
+            if out is None:
+                at, why, returned = insert(*arrays, True, *options)
+            else:
+                at, why, returned = insert_and_copy(*arrays, out, *options)
             self.counts.inserted += len(index) - before + returned
             self.counts.expired += returned
-            if at == FULL:
+            if why == FULL:
                 raise self._full()
             before, done = len(index), at
-            if at < len(keys):
+            if why == GROW:
                 index.grow()
         return rows
 

@@ -1,17 +1,21 @@
 """The two passes of an assign: touch the keys that have a row, make rows for those that get one.
 
-In a table whose policy is plain, `insert` alone does both. Arrays of length 0 stand for what a policy does not keep.
+In a table whose policy is plain, `insert` alone does both, and `insert_and_copy` a look-up besides. Arrays of length 0
+stand for what a policy does not keep.
 """
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from infra.embedding.gather import AHEAD, copy_row, fetch_row
 from infra.embedding.index import buckets as bk
 from infra.embedding.initial import write_initial
+from infra.embedding.life.policy import NEVER
 from infra.embedding.machine import Int, prefetch
 
-FULL = -1
+DONE, GROW, FULL = 0, 1, -1  # why an insert stopped
+CHUNK = 1_024  # keys that get their rows before the first of them is copied
 CHUNK_BITS = 10  # rows whose `last_seen` share a lower bound: 1,024, 4 KB
 _MOST = (1 << 32) - 1  # a frequency stays there
 _U = np.uint64
@@ -31,16 +35,19 @@ def insert(
     bounds: NDArray[np.int32],
     keys: NDArray[np.int64],
     rows: NDArray[np.int32],
+    sees: bool,
     start: Int,
     horizon: int,
     tick: int,
     base: int,
     units: NDArray[np.float64],
     state_init: NDArray[np.float32],
-) -> tuple[Int, int]:
-    """Look up or insert keys[start:]; n when done, the first i that needs a larger index, -1 when no row is left.
+) -> tuple[Int, int, int]:
+    """Rows of keys[start:], made where absent.
 
-    And how many rows began anew in place, because they were last seen before `horizon` and their keys returned.
+    Returns how far it came and why not further: DONE; GROW, a larger index is needed first; FULL, no row is left. And
+    how many rows began anew in place, because they were last seen before `horizon` and their keys returned. Where it
+    `sees` nothing, `last_seen` of the keys that were there is the caller's to set, and no row may expire.
     """
     near, far = bk.block()
     returned = 0
@@ -49,11 +56,13 @@ def insert(
         hi = bk.approach(words, head, keys, lo, near, far)
         for i in range(lo, hi):
             rows[_U(i)] = bk.row_at(words, cells, near[_U(i - lo)], far[_U(i - lo)], keys[_U(i)])
-            if rows[_U(i)] >= 0:
+            if sees and rows[_U(i)] >= 0:
                 prefetch(last_seen, np.int64(rows[_U(i)]))
         made = 0
         for i in range(lo, hi):
             row, key = np.int64(rows[_U(i)]), keys[_U(i)]
+            if row >= 0 and not sees:
+                continue
             if row >= 0 and last_seen[_U(row)] >= horizon:
                 last_seen[_U(row)] = max(last_seen[_U(row)], np.int32(tick))
                 continue
@@ -66,10 +75,10 @@ def insert(
                 reused = heap[1] > 0
                 row = np.int64(free[_U(heap[1] - 1)]) if reused else heap[0]
                 if row >= len(free):
-                    return FULL, returned
+                    return i, FULL, returned
                 spot = bk.make_room(words, cells, head, a, b)
                 if spot < 0:
-                    return i, returned
+                    return i, GROW, returned
                 bk.occupy(words, cells, head, spot, key, row)
                 heap[1 if reused else 0] += -1 if reused else 1
                 rows[_U(i)] = row
@@ -85,7 +94,65 @@ def insert(
             for j in range(state.shape[1]):
                 state[_U(row), j] = state_init[j]
         lo = hi
-    return len(keys), returned
+    return len(keys), DONE, returned
+
+
+@njit(cache=True, nogil=True)
+def insert_and_copy(
+    words: NDArray[np.int64],
+    cells: NDArray[np.int32],
+    head: NDArray[np.int64],
+    free: NDArray[np.int32],
+    heap: NDArray[np.int64],
+    values: NDArray[np.float32],
+    state: NDArray[np.float32],
+    last_seen: NDArray[np.int32],
+    row_keys: NDArray[np.int64],
+    bounds: NDArray[np.int32],
+    keys: NDArray[np.int64],
+    rows: NDArray[np.int32],
+    out: NDArray[np.float32],
+    start: Int,
+    horizon: int,
+    tick: int,
+    base: int,
+    units: NDArray[np.float64],
+    state_init: NDArray[np.float32],
+) -> tuple[Int, int, int]:
+    """`insert`, and the vectors of the keys in `out` (n, dim), a chunk after the other."""
+    returned, why, first = 0, DONE, start
+    while first < len(keys) and why == DONE:
+        last, why, again = insert(
+            words, cells, head, free, heap, values, state, last_seen, row_keys, bounds,
+            keys[: first + CHUNK], rows, horizon != NEVER, first, horizon, tick, base, units, state_init,
+        )  # fmt: skip
+        _see_and_copy(last_seen, values, rows, first, last, tick, out)
+        returned += again
+        first = last
+    return first, why, returned
+
+
+@njit(cache=True, nogil=True)
+def _see_and_copy(
+    last_seen: NDArray[np.int32],
+    values: NDArray[np.float32],
+    rows: NDArray[np.int32],
+    first: Int,
+    last: Int,
+    tick: int,
+    out: NDArray[np.float32],
+) -> None:
+    """rows[first:last] are seen in `tick`, and their vectors copied: together, so that both wait for memory once."""
+    flat, target, dim = values.reshape(-1), out.reshape(-1), values.shape[1]
+    for i in range(first, min(first + AHEAD, last)):
+        fetch_row(flat, rows[_U(i)], dim)
+    for i in range(first, last):
+        if i + AHEAD < last:
+            prefetch(last_seen, np.int64(rows[_U(i + AHEAD)]))
+            fetch_row(flat, rows[_U(i + AHEAD)], dim)
+        row = rows[_U(i)]
+        last_seen[_U(row)] = max(last_seen[_U(row)], np.int32(tick))
+        copy_row(flat, row, dim, target, i)
 
 
 @njit(cache=True, nogil=True)

@@ -259,6 +259,17 @@ class DictTable:
         rows = self.find(keys)
         return self.gather(rows, out), rows >= 0
 
+    def lookup_or_insert(
+        self,
+        keys: NDArray[np.int64],
+        tick: int,
+        occurrences: NDArray[np.int64] | None = None,
+        out: NDArray[np.float32] | None = None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        result = checked_out(out, len(keys), self.dim)
+        rows = self.assign(keys, tick, occurrences)
+        return self.gather(rows, result), rows
+
     def put(
         self,
         keys: NDArray[np.int64],

@@ -38,6 +38,7 @@ def _train(keys: NDArray[np.int64]) -> None:
     unique, inverse = unique_inverse(keys)
     group_sum(np.ones((len(keys), 2), np.float32), inverse, len(unique))
     rows = table.assign(unique, tick=0)
+    table.lookup_or_insert(unique, tick=0)
     table.gather(rows)
     table.lookup(table.find(keys).astype(np.int64))
     table.remove(keys[:1])

@@ -29,6 +29,16 @@ class TableMachine(RuleBasedStateMachine):
     @rule(keys=KEYS, tick=st.integers(0, 5))
     def assign(self, keys: np.ndarray, tick: int) -> None:
         self.table.assign(keys, tick)
+        self._assigned(keys, tick)
+
+    @rule(keys=KEYS, tick=st.integers(0, 5))
+    def look_up_or_insert(self, keys: np.ndarray, tick: int) -> None:
+        values, rows = self.table.lookup_or_insert(keys, tick)
+        self._assigned(keys, tick)
+        assert rows.tolist() == self.table.find(keys).tolist()
+        assert values.tolist() == [self.model[key][0] for key in keys.tolist()]
+
+    def _assigned(self, keys: np.ndarray, tick: int) -> None:
         for key, first in zip(keys.tolist(), initial_vectors(keys, "s", 0, 2, 1.0).tolist(), strict=True):
             values, seen = self.model.get(key, (first, tick))
             self.model[key] = (values, max(seen, tick))

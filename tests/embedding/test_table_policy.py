@@ -373,10 +373,10 @@ class ForgetsAKeyWithoutATombstone(EmbeddingTable):
 class KeepsOldVectors(EmbeddingTable):
     """A key that returns finds the row that it had."""
 
-    def _insert(self, keys: np.ndarray, tick: int) -> np.ndarray:
+    def _insert(self, keys: np.ndarray, tick: int, *out: np.ndarray) -> np.ndarray:
         before = self._index.find(keys)
         old = self.gather(before)
-        rows = super()._insert(keys, tick)
+        rows = super()._insert(keys, tick, *out)
         self.values[rows[before >= 0]] = old[before >= 0]
         return rows
 

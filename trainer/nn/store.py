@@ -75,8 +75,11 @@ class Store:
 
     def read_distinct(self, keys: Keys, *, insert: bool, occurrences: NDArray[np.int64] | None = None) -> torch.Tensor:
         """Vectors (n, dim) of keys (n,), each of them once."""
-        rows = self.table.assign(keys, self.tick, occurrences) if insert else self.table.find(keys)
-        vectors = self.table.gather(rows)
+        if insert:
+            vectors, rows = self.table.lookup_or_insert(keys, self.tick, occurrences)
+        else:
+            rows = self.table.find(keys)
+            vectors = self.table.gather(rows)
         if not torch.is_grad_enabled():
             return torch.from_numpy(vectors)
         out: torch.Tensor = _Read.apply(self.anchor, self, keys, rows, vectors)  # type: ignore[no-untyped-call]
