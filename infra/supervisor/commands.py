@@ -16,8 +16,8 @@ from infra.config import load_config
 from infra.errors import ConfigError
 from infra.process import RunFolder
 from infra.supervisor.crew import Crew
-from infra.supervisor.runlog import OWN, broker_of, refuse_elsewhere
-from infra.supervisor.runs import loop_members, prepare, read_source, remove_run, run_loop, write_report
+from infra.supervisor.runlog import OWN, broker_of, reach, refuse_elsewhere
+from infra.supervisor.runs import loop_members, prepare, read_source, remove_run, run_loop, source_of, write_report
 
 CONFIG_HELP = "TOML configuration; what it leaves out keeps its default."
 SET_HELP = "One value, such as time.tick_s=10; may be given again."
@@ -55,6 +55,8 @@ def run(
     console = Console()
     wanted, crew = load_config(config, overrides=overrides), Crew(workers, replicas)
     crew.check(wanted)
+    source_of(mind)
+    reach(wanted)
     prepare(folder, wanted, mind)
     _watch(folder, console, crew)
 
@@ -79,6 +81,7 @@ def demo(
     folder = RunFolder(out)
     wanted, crew = load_config(config, overrides=[*(set_ or []), *_address(log, kafka)]), Crew(workers, replicas)
     crew.check(wanted)
+    reach(wanted)
     remove_run(folder, console)
     if not (data / "behaviors.tsv").is_file():
         console.print(f"[bold]1[/]  generating two days of a small news site into {data}")

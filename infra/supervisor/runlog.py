@@ -15,7 +15,7 @@ from rich.console import Console
 
 from infra.config import Config
 from infra.errors import ConfigError, RetryableError
-from infra.eventlog import remove_log
+from infra.eventlog import open_log, remove_log
 from infra.process import RunFolder
 
 OWN = "kafka"  # as an address: a broker of the run's own
@@ -42,6 +42,12 @@ def placed(folder: RunFolder, config: Config) -> Config:
     if before and parse_address(before).brokers == address.brokers:
         return with_address(config, before)
     return with_address(config, str(address._replace(prefix=_new_prefix(folder))))
+
+
+def reach(config: Config) -> None:
+    """Return where somebody's Kafka answers at `log.url`, before a run folder is made for it. Raises as `open_log`."""
+    if config.log.url not in ("", OWN):
+        open_log(config.log.url, config.log).close()
 
 
 def _own_address(folder: RunFolder) -> str:

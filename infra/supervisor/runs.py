@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from infra.supervisor.fleet import Fleet, Member, ProcessFailed, tail
 from infra.supervisor.runlog import OWN, drop_log, placed
 
 WATCH_EVERY_S = 0.2
+MOST_DIFFERENCES = 5
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -35,19 +37,14 @@ class Source(msgspec.Struct, frozen=True):
 
 def prepare(folder: RunFolder, config: Config, mind: Sequence[Path]) -> None:
     """Make the run folder, or accept it where it holds the same run. Raises ConfigError where it holds another."""
-    for place in mind:
-        if not place.is_dir():
-            raise InputError(
-                f"{place}: no such folder; a MIND folder holds behaviors.tsv and news.tsv (https://msnews.github.io), "
-                "or make one with `ouzel generate mind --out DIR --scale tiny`"
-            )
-    source = Source(mind=tuple(str(place.resolve()) for place in mind))
+    source = source_of(mind)
     own = config.log.url == OWN
     text = dump_config(placed(folder, config))
     if folder.config_file.is_file():
-        if folder.config_file.read_text(encoding="utf-8") != text or read_source(folder) != source:
+        if there := _differences(folder, text, source):
             raise ConfigError(
-                f"{folder.path} holds a run of another source or configuration; choose another --out or remove it"
+                f"{folder.path} holds a run of another source or configuration ({there}); choose another --out or "
+                "remove it"
             )
         return
     if folder.path.exists() and any(folder.path.iterdir()):
@@ -57,6 +54,37 @@ def prepare(folder: RunFolder, config: Config, mind: Sequence[Path]) -> None:
         folder.broker.mkdir()
     write_atomically(folder.path / "source.json", msgspec.json.encode(source))
     write_atomically(folder.config_file, text.encode())
+
+
+def source_of(mind: Sequence[Path]) -> Source:
+    """These folders. Raises InputError where one is not there."""
+    for place in mind:
+        if not place.is_dir():
+            raise InputError(
+                f"{place}: no such folder; a MIND folder holds behaviors.tsv and news.tsv (https://msnews.github.io), "
+                "or make one with `ouzel generate mind --out DIR --scale tiny`"
+            )
+    return Source(mind=tuple(str(place.resolve()) for place in mind))
+
+
+def _differences(folder: RunFolder, text: str, source: Source) -> str:
+    """What a run folder has other than asked for; "" where it is the same run."""
+    found = [] if read_source(folder) == source else [f"its events come from {', '.join(read_source(folder).mind)}"]
+    before = folder.config_file.read_text(encoding="utf-8")
+    if before != text:
+        there, asked = _flat(tomllib.loads(before)), _flat(tomllib.loads(text))
+        keys = [key for key in sorted(there.keys() | asked.keys()) if there.get(key) != asked.get(key)]
+        found += [f"its {key} is {there.get(key)!r}, not {asked.get(key)!r}" for key in keys[:MOST_DIFFERENCES]]
+        found += ["and more"] if len(keys) > MOST_DIFFERENCES else []
+        found = found or ["its config.toml was edited"]
+    return "; ".join(found)
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return flat
 
 
 def read_source(folder: RunFolder) -> Source:

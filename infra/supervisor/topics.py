@@ -64,8 +64,8 @@ def topics(
             raise ConfigError(f"ouzel topics {action}: create, show or drop")
         if not show(opened, console):
             raise InputError(
-                f"{where}: no topics of ouzel's here; `ouzel topics create` makes them. Check the prefix: a run's is the "
-                "end of log.url in its config.toml, and `--run RUN` takes it from there"
+                f"{where}: no topics of ouzel's here; `ouzel topics create` makes them. Check the prefix: a run's is "
+                "the end of log.url in its config.toml, and `--run RUN` takes it from there"
             )
     finally:
         opened.close()

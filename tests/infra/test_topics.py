@@ -5,9 +5,12 @@ from pathlib import Path
 import pytest
 
 from infra.config import Config, LogConfig, load_config
-from infra.errors import ConfigError, InputError
+from infra.errors import ConfigError, InputError, RetryableError
 from infra.eventlog import create_topics, open_log, remove_log
+from infra.eventlog.kafka import log as kafka_log
 from infra.process import RunFolder
+from infra.supervisor import commands
+from infra.supervisor.broker import free_ports
 from infra.supervisor.crew import Crew
 from infra.supervisor.runlog import OWN, placed, refuse_elsewhere, with_address
 from infra.supervisor.runs import prepare
@@ -61,10 +64,22 @@ def test_a_run_gets_a_prefix_once_and_keeps_it(tmp_path: Path) -> None:
     assert url.startswith("kafka://a:1,b:2/my-run-")
     prepare(folder, wanted, [mind])
     assert folder.load_config().log.url == url
-    with pytest.raises(ConfigError, match="another source or configuration"):
+    with pytest.raises(ConfigError, match=r"another source or configuration \(its log.url is 'kafka://a:1,b:2/"):
         prepare(folder, with_address(Config(), "kafka://c:1"), [mind])
     written_out = with_address(Config(), "kafka://a:1/x")
     assert placed(RunFolder(tmp_path / "other"), written_out) == written_out
+
+
+def test_a_broker_that_nobody_has_is_said_before_a_folder_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_log, "CONNECT_S", 0.5)
+    monkeypatch.setattr(commands, "stoppable", lambda: None)  # this process keeps its signals
+    (tmp_path / "mind").mkdir()
+    (port,) = free_ports(1)
+    with pytest.raises(RetryableError, match="check that the brokers run"):
+        commands.run([tmp_path / "mind"], tmp_path / "out", log=f"kafka://127.0.0.1:{port}")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_broker_of_the_runs_own_keeps_its_port(tmp_path: Path) -> None:
