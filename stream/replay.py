@@ -137,11 +137,27 @@ class Replay:
         self._flush()
 
     def _append(self, record: Scheduled) -> None:
+        self._check_size(record)
         self._put(record.topic, record.partition, record.value, record.timestamp_ms, record.meta, b"")
         self.done.records += 1
         if record.topic == "events":
             self.done.rows += record.rows
             self.done.event_time_ms = record.timestamp_ms
+
+    def _check_size(self, record: Scheduled) -> None:
+        """Raises ConfigError for a record that the log does not take: a batch of rows is cut by their number alone."""
+        size, most = len(record.value) + len(record.meta), self._log.max_record_bytes
+        if size <= most:
+            return
+        if record.topic == "events":
+            rows = self._config.replay.rows_per_record
+            fix = f"lower replay.rows_per_record ({rows}) to {max(1, rows * most // (2 * size))}, say, or raise"
+        else:
+            fix = "raise"
+        raise ConfigError(
+            f"a record of {record.topic} with {record.rows:,} rows takes {size:,} bytes, and the log takes {most:,}: "
+            f"{fix} log.kafka.max_record_bytes and the topic's max.message.bytes"
+        )
 
     def _put(self, topic: str, p: int, value: bytes, when: int, meta: bytes, key: bytes) -> None:
         append = self._writers[topic].append

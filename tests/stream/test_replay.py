@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from infra.config import Config, LogConfig, ReplayConfig, dump_config
+from infra.config import Config, KafkaConfig, LogConfig, ReplayConfig, dump_config
 from infra.errors import ConfigError
 from infra.eventlog import EventLog, create_topics, open_log
 from stream import schedule as schedule_module
@@ -242,4 +243,22 @@ def test_a_process_killed_in_the_middle_goes_on_without_doubling(
     subprocess.run([*command, "--speed", "max"], check=True)
     assert 20 <= killed_at < sum(p == 0 for p, *_ in whole["events"])
     assert contents(log) == whole
+    log.close()
+
+
+def test_a_record_that_the_log_does_not_take_names_the_replays_own_option(tmp_path: Path, kafka: str) -> None:
+    row = "\tU1\t11/9/2019 9:00:00 AM\t\tN1-0 N2-1 N3-0 N4-0\n"
+    (tmp_path / "behaviors.tsv").write_text("".join(f"{n}{row}" for n in range(1, 2_001)), encoding="utf-8")
+    (tmp_path / "news.tsv").write_text("N1\tnews\tnewsus\tTitle\t\thttps://x\t[]\t[]\n", encoding="utf-8")
+    small = LogConfig(partitions=1, kafka=KafkaConfig(max_record_bytes=1 << 16))
+    log = open_log(f"kafka://{kafka}/r{uuid.uuid4().hex}", small)
+    create_topics(log, 1)
+    machine = replay(log, tmp_path, Config(log=small, replay=ReplayConfig(rows_per_record=2_048)))
+    with pytest.raises(ConfigError, match=r"lower replay.rows_per_record \(2048\) to (\d+), say") as refused:
+        machine.run()
+    machine.close()
+    fewer = int(str(refused.value).split("to ")[1].split(",")[0])
+    machine = replay(log, tmp_path, Config(log=small, replay=ReplayConfig(rows_per_record=fewer)))
+    assert machine.run().finished
+    machine.close()
     log.close()
