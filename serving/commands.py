@@ -79,9 +79,13 @@ def evaluate(run: RunOption, until_end: UntilEndOption = True) -> None:
 
 def report(run: RunOption) -> None:
     """Write report.json and report.html of a run."""
+    from rich.console import Console
+
+    from infra.supervisor.runlog import reachable
     from serving.report import write_report
 
-    write_report(run)
+    with reachable(RunFolder(run), Console(stderr=True)):
+        write_report(run)
 
 
 def _clock(folder: RunFolder, log: "EventLog", mode: str, speed: float) -> "EventClock":

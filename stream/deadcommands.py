@@ -3,14 +3,14 @@
 import fcntl
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from infra.config import Config, load_config
-from infra.errors import ConfigError, RetryableError
+from infra.errors import ConfigError, InputError, RetryableError
 
 if TYPE_CHECKING:
     from infra.eventlog import EventLog
@@ -21,32 +21,46 @@ SHOWN_BYTES = 200
 def dead_letters(
     action: Annotated[str, typer.Argument(help="list, show or replay.")],
     run: Annotated[Path | None, typer.Option(help="The run folder.")] = None,
-    log: Annotated[str | None, typer.Option(help="The event log, where it is not the run folder's.")] = None,
+    log: Annotated[str | None, typer.Option(help="The event log, where it is not the run's.")] = None,
     config: Annotated[Path | None, typer.Option(help="A configuration file, where there is no run folder.")] = None,
     reason: Annotated[str | None, typer.Option(help="show: only these.")] = None,
     limit: Annotated[int, typer.Option(help="show: how many, the newest.")] = 20,
 ) -> None:
-    from infra.eventlog import create_topics, open_log
-    from infra.process import RunFolder
-
-    if run is None and log is None:
-        raise ConfigError("ouzel dead-letters: name a run folder (--run DIR) or an event log (--log ADDRESS)")
-    settings = RunFolder(run).load_config() if run is not None else load_config(config)
-    where = log if log is not None else str(RunFolder(run or Path()).log)
-    opened = open_log(where, settings.log)
-    try:
-        create_topics(opened, settings.log.partitions)
+    if action not in ("list", "show", "replay"):
+        raise ConfigError(f"ouzel dead-letters {action}: list, show or replay")
+    with _opened(run, log, config) as (opened, settings, folder):
         if action == "list":
             _list(opened)
         elif action == "show":
             _show(opened, reason, limit)
-        elif action == "replay":
-            with _alone(run if run is not None else Path(where)):
-                _replay(opened, settings)
         else:
-            raise ConfigError(f"ouzel dead-letters {action}: list, show or replay")
-    finally:
-        opened.close()
+            with _alone(folder):
+                _replay(opened, settings)
+
+
+@contextmanager
+def _opened(run: Path | None, log: str | None, config: Path | None) -> Iterator[tuple["EventLog", Config, Path]]:
+    """The log that is meant, with the configuration, and the folder that a replay locks. Makes nothing."""
+    from rich.console import Console
+
+    from infra.eventlog import open_log
+    from infra.process import RunFolder
+    from infra.supervisor.runlog import reachable
+
+    folder = RunFolder(run) if run is not None else None
+    settings = folder.load_config() if folder is not None else load_config(config)
+    where = log or settings.log.url or (str(folder.log) if folder is not None else "")
+    if not where:
+        raise ConfigError("ouzel dead-letters: name a run folder (--run DIR) or an event log (--log ADDRESS)")
+    if "://" not in where and not Path(where).is_dir():
+        raise InputError(f"{where}: no event log there; has the run started?")
+    with ExitStack() as held:
+        if folder is not None and log is None:
+            held.enter_context(reachable(folder, Console(stderr=True)))
+        opened = open_log(where, settings.log)
+        held.callback(opened.close)
+        opened.partitions("dead-letters")  # raises where there are no topics
+        yield opened, settings, folder.path if folder is not None else Path(where)
 
 
 def _list(log: "EventLog") -> None:

@@ -80,6 +80,28 @@ def broker_of(folder: RunFolder, console: Console) -> Iterator[Callable[[], None
         yield broker.check
 
 
+@contextmanager
+def reachable(folder: RunFolder, console: Console) -> Iterator[None]:
+    """For a command that only looks: the run's own broker, where it has one and it does not run, runs meanwhile."""
+    if not _kafka_folder_of(folder) or _answers(folder):
+        yield
+        return
+    with broker_of(folder, console):
+        yield
+
+
+def _answers(folder: RunFolder) -> bool:
+    """Whether somebody listens where the run's own broker lies."""
+    from infra.eventlog.kafka.address import parse_address
+    from infra.supervisor.broker import check_port
+
+    try:
+        check_port(int(parse_address(folder.load_config().log.url).brokers.rpartition(":")[2]))
+    except ConfigError:
+        return True
+    return False
+
+
 def refuse_elsewhere(folder: RunFolder) -> None:
     """Raises ConfigError where a run has no broker of its own: a log does not move."""
     if not _kafka_folder_of(folder):

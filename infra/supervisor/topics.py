@@ -13,10 +13,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from infra.config import load_config
+from infra.config import Config, load_config
 from infra.errors import ConfigError, InputError
 from infra.eventlog import TOPICS, EventLog, create_topics, open_log, remove_log
 from infra.process import RunFolder
+from infra.supervisor.runlog import reachable
 
 LogOption = Annotated[str | None, typer.Option("--log", help="kafka://host:port/prefix, or a log's folder.")]
 RunOption = Annotated[Path | None, typer.Option("--run", help="The run folder, whose log it is.")]
@@ -46,6 +47,13 @@ def topics(
     if not where:
         raise ConfigError("ouzel topics: name a log: --log kafka://host:port/prefix, or --run DIR")
     console = Console()
+    if run is not None and log is None:
+        with reachable(RunFolder(run), Console(stderr=True)):
+            return _act(action, where, settings, console)
+    return _act(action, where, settings, console)
+
+
+def _act(action: str, where: str, settings: Config, console: Console) -> None:
     if action == "drop":
         if not where.startswith("kafka://"):
             raise ConfigError(f"{where}: a log in a run folder goes with it; remove the folder")

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from infra.errors import InputError
+from infra.errors import ConfigError, InputError
 from infra.eventlog import EventLog, create_topics
 from infra.paramstore.store import ParamStore
 from infra.paramstore.version import Kind
@@ -30,6 +30,7 @@ def collect(folder: RunFolder) -> RunFacts:
         raise InputError(f"{folder.path}: a run that has not started; run it with `ouzel run`")
     log = folder.open_log(config)
     try:
+        check_started(folder, log)
         create_topics(log, config.log.partitions)
         stats = _stats(folder)
         versions = _versions(folder, log, config.time.build())
@@ -46,6 +47,14 @@ def collect(folder: RunFolder) -> RunFacts:
         )
     finally:
         log.close()
+
+
+def check_started(folder: RunFolder, log: EventLog) -> None:
+    """Raises InputError where the log has no topics: nothing has run, or they were dropped."""
+    try:
+        log.partitions("events")
+    except ConfigError as error:
+        raise InputError(f"{folder.path}: a run that has not started, or whose log is gone ({error})") from error
 
 
 def machine() -> str:
