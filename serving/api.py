@@ -26,7 +26,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from infra.config import ServeConfig
+from infra.config import ServeConfig, WireConfig
 from infra.errors import ConfigError, RetryableError
 from infra.metrics import Metrics
 from infra.ticks import Timeline
@@ -52,6 +52,7 @@ class Services:
     timeline: Timeline
     metrics: Metrics
     limits: ServeConfig
+    wire: WireConfig
 
 
 def check_host(host: str) -> str:
@@ -120,7 +121,7 @@ class _Events:
         await _answer(self._post, scope, receive, send, self._s.limits)
 
     async def _post(self, body: bytes) -> Response:
-        posts = parse_events(body, self._s.limits)
+        posts = parse_events(body, self._s.wire)
         try:
             receipt = await asyncio.wrap_future(self._s.feedback.submit(posts))
         except RetryableError as error:

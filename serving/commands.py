@@ -117,6 +117,7 @@ def _services(process: Process, log: "EventLog", clock: "EventClock") -> "Servic
         timeline=timeline,
         metrics=process.metrics,
         limits=config.serve,
+        wire=config.wire,
     )
 
 

@@ -1,27 +1,30 @@
 """What clients post, checked: JSON in, keys and columns out; every refusal names the path of what is wrong.
 
-Shapes are msgspec structs, unknown fields are refused, every list, text and number has a limit. Ids become 64-bit keys
-at once: nothing later sees a client's text, except to give it back.
+Events are those of `stream.wire`, by its schema, its rules and its limits (`wire.*`); a post is stricter where it can
+answer: unknown fields are refused, ids are strings, and when an event was ingested is the server's to say. Every list,
+text and number has a limit. Ids become 64-bit keys at once: nothing later sees a client's text, except to give it back.
 """
 
-from typing import Annotated, Literal, NamedTuple, TypeVar
+from dataclasses import replace
+from typing import Annotated, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.config import ServeConfig
+from infra.config import ServeConfig, WireConfig
 from infra.hashing import hash64, partition_of
-from stream.columns import Lists
-from stream.events import ActionKind, EventColumns, engagements, impressions
+from stream.events import EventColumns
+from stream.wire.dead import Fault
+from stream.wire.formats import Form
+from stream.wire.limits import Rules
+from stream.wire.parse import Parser
+from stream.wire.rows import Stamped, event_rows
+from stream.wire.schema import Engagement, Impression
 
 MAX_EVENTS = 1_000  # events of one post
-MAX_TIME_MS = 1 << 50
 
 Id = Annotated[str, msgspec.Meta(min_length=1)]
-TimeMs = Annotated[int, msgspec.Meta(ge=0, le=MAX_TIME_MS)]
-Action = Literal["click", "like", "share", "dwell"]
-ACTIONS = {"click": ActionKind.CLICK, "like": ActionKind.LIKE, "share": ActionKind.SHARE, "dwell": ActionKind.DWELL}
 
 
 class BadRequestError(Exception):
@@ -40,30 +43,21 @@ class RankBody(msgspec.Struct, forbid_unknown_fields=True):
     history: list[Id] = []
 
 
-class ImpressionBody(msgspec.Struct, forbid_unknown_fields=True, tag_field="type", tag="impression"):
-    """The client shows items to a user; `id` is the client's, unique; `time_ms` defaults to now."""
-
-    id: Id
-    user: Id
-    items: list[Id]
-    history: list[Id] = []
-    time_ms: TimeMs | None = None
+class PostedImpression(Impression, forbid_unknown_fields=True, tag_field="type", tag="impression"):
+    """As on the wire, without fields that nobody knows; the time defaults to now."""
 
 
-class EngagementBody(msgspec.Struct, forbid_unknown_fields=True, tag_field="type", tag="engagement"):
-    """The user did something with an item of an impression."""
+class PostedEngagement(Engagement, forbid_unknown_fields=True, tag_field="type", tag="engagement"):
+    """As on the wire, without fields that nobody knows; the time defaults to now."""
 
-    impression: Id
-    user: Id
-    item: Id
-    kind: Action = "click"
-    time_ms: TimeMs | None = None
+
+Posted: TypeAlias = PostedImpression | PostedEngagement
 
 
 class EventsBody(msgspec.Struct, forbid_unknown_fields=True):
     """POST /v1/events."""
 
-    events: list[ImpressionBody | EngagementBody]
+    events: msgspec.Raw
 
 
 class RankRequest(NamedTuple):
@@ -73,18 +67,29 @@ class RankRequest(NamedTuple):
     history: NDArray[np.int64]
 
 
-class PostedEvents(NamedTuple):
-    """Events of one post, in its order, not yet stamped: one entry an event."""
+class PostedEvents:
+    """Events of one post, in its order, not yet stamped: `len` is their number."""
 
-    events: list[ImpressionBody | EngagementBody]
+    def __init__(self, rows: EventColumns, users: list[str], timed: NDArray[np.bool_]) -> None:
+        """`users`: whose each event is (n,). `timed`: which events say their time (n,)."""
+        self._rows, self._timed = rows, timed
+        self._users = users
 
     def __len__(self) -> int:
-        return len(self.events)
+        return len(self._rows)
+
+    def stamped(self, partitions: int, now_ms: int) -> dict[int, EventColumns]:
+        """The rows of each partition, in posting order, ingested now."""
+        now = np.full(len(self), now_ms, dtype=np.int64)
+        rows = replace(self._rows, ingested_ms=now, time_ms=np.where(self._timed, self._rows.time_ms, now))
+        homes = np.array([partition_of(user, partitions) for user in self._users], dtype=np.int64)
+        return {int(p): rows.take(np.flatnonzero(homes == p)) for p in np.unique(homes)}
 
 
 T = TypeVar("T")
 _RANK = msgspec.json.Decoder(RankBody)
 _EVENTS = msgspec.json.Decoder(EventsBody)
+_POSTED: Parser[Posted] = Parser(Posted, Form.JSON)
 
 
 def parse_rank(body: bytes, limits: ServeConfig) -> RankRequest:
@@ -96,54 +101,55 @@ def parse_rank(body: bytes, limits: ServeConfig) -> RankRequest:
     return RankRequest(hash64(asked.user), asked.items, _keys(asked.items), _keys(asked.history))
 
 
-def parse_events(body: bytes, limits: ServeConfig) -> PostedEvents:
+def parse_events(body: bytes, wire: WireConfig) -> PostedEvents:
     """Raises BadRequestError: all events of a post are taken, or none."""
-    asked = _decode(_EVENTS, body)
-    if not 1 <= len(asked.events) <= MAX_EVENTS:
-        raise BadRequestError("$.events", f"{len(asked.events)} events; a post takes 1 to {MAX_EVENTS}")
-    for i, event in enumerate(asked.events):
-        at = f"$.events[{i}]"
-        _check_ids([event.user], f"{at}.user", limits, single=True)
-        if isinstance(event, ImpressionBody):
-            _check_ids([event.id], f"{at}.id", limits, single=True)
-            _check_list(event.items, f"{at}.items", limits, may_be_empty=False, distinct=True)
-            _check_list(event.history, f"{at}.history", limits)
-        else:
-            _check_ids([event.impression], f"{at}.impression", limits, single=True)
-            _check_ids([event.item], f"{at}.item", limits, single=True)
-    return PostedEvents(asked.events)
+    raw = bytes(_decode(_EVENTS, body).events)
+    if not raw.startswith(b"["):
+        raise BadRequestError("$.events", "Expected `array` of events")
+    parsed = _POSTED.records([raw], wire)[0]
+    if parsed.whole:
+        raise _refusal("$.events", parsed.events[0])
+    if not 1 <= len(parsed.events) <= MAX_EVENTS:
+        raise BadRequestError("$.events", f"{len(parsed.events)} events; a post takes 1 to {MAX_EVENTS}")
+    events = [_alive(event, f"$.events[{i}]") for i, event in enumerate(parsed.events)]
+    unstamped = max(wire.min_time_ms, 0)
+    rows, faults = event_rows([Stamped(event, unstamped, unstamped) for event in events], Rules(wire, 0))
+    for i, fault in sorted(faults.items()):
+        raise _refusal(f"$.events[{i}]", fault)
+    timed = np.array([event.time_ms is not None or event.time is not None for event in events], dtype=np.bool_)
+    return PostedEvents(rows, [str(event.user) for event in events], timed)
 
 
 def columns_by_partition(posts: list[PostedEvents], partitions: int, now_ms: int) -> dict[int, EventColumns]:
     """The rows of each partition, in posting order, stamped with the time of their arrival."""
     rows: dict[int, list[EventColumns]] = {}
     for post in posts:
-        for event in post.events:
-            rows.setdefault(partition_of(event.user, partitions), []).append(_row(event, now_ms))
+        for partition, part in post.stamped(partitions, now_ms).items():
+            rows.setdefault(partition, []).append(part)
     return {partition: EventColumns.concat(parts) for partition, parts in sorted(rows.items())}
 
 
-def _row(event: ImpressionBody | EngagementBody, now_ms: int) -> EventColumns:
-    stamp = _one(now_ms)
-    time_ms = _one(now_ms if event.time_ms is None else event.time_ms)
-    user = _one(hash64(event.user))
-    if isinstance(event, ImpressionBody):
-        return impressions(
-            ingested_ms=stamp,
-            time_ms=time_ms,
-            impression=_one(hash64(event.id)),
-            user=user,
-            history=Lists.of([_keys(event.history)]),
-            items=Lists.of([_keys(event.items)]),
-        )
-    return engagements(
-        ingested_ms=stamp,
-        time_ms=time_ms,
-        impression=_one(hash64(event.impression)),
-        user=user,
-        item=_one(hash64(event.item)),
-        action=np.array([ACTIONS[event.kind]], dtype=np.uint8),
-    )
+def _alive(event: Posted | Fault, path: str) -> Posted:
+    """An event that a client may post. Raises BadRequestError."""
+    if isinstance(event, Fault):
+        raise _refusal(path, event)
+    if event.ingested_ms is not None:
+        raise BadRequestError(f"{path}.ingested_ms", "the server says when a post was ingested; leave it out")
+    for name in ("id", "impression", "user", "item"):
+        if isinstance(getattr(event, name, ""), int):
+            raise BadRequestError(f"{path}.{name}", 'Expected `str`, got `int`: 7 and "7" would be two ids')
+    for name in ("items", "history"):
+        for j, one in enumerate(getattr(event, name, ())):
+            if isinstance(one, int):
+                raise BadRequestError(f"{path}.{name}[{j}]", 'Expected `str`, got `int`: 7 and "7" would be two ids')
+    return event
+
+
+def _refusal(path: str, fault: Fault | Posted) -> BadRequestError:
+    """What the wire says of an event, with its path in the body."""
+    assert isinstance(fault, Fault)
+    message, _, inner = fault.detail.partition(" - at `$")
+    return BadRequestError(path + inner.rstrip("`"), message)
 
 
 def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
@@ -178,7 +184,3 @@ def _check_ids(ids: list[str], path: str, limits: ServeConfig, *, single: bool =
 
 def _keys(ids: list[str]) -> NDArray[np.int64]:
     return np.array([hash64(text) for text in ids], dtype=np.int64)
-
-
-def _one(value: int) -> NDArray[np.int64]:
-    return np.array([value], dtype=np.int64)

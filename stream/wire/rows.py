@@ -62,7 +62,7 @@ def event_rows(stamped: Sequence[Stamped], rules: Rules) -> tuple[EventColumns, 
     kind = np.array(numbers.kind, dtype=np.uint8)
     history, items = np.array(numbers.history, dtype=np.int64), np.array(numbers.items, dtype=np.int64)
     firsts = _firsts(kind, history, items)
-    if bad := _bad_ids(kind, firsts, ids, rules) | _repeats(firsts, items, ids):
+    if bad := _bad_ids(kind, firsts, items, ids, rules) | _repeats(firsts, items, ids):
         again = [Stamped(bad.get(row, one.event), one.stamp_ms, one.default_ms) for row, one in enumerate(stamped)]
         rows, others = event_rows(again, rules)
         return rows, others
@@ -84,7 +84,7 @@ def event_rows(stamped: Sequence[Stamped], rules: Rules) -> tuple[EventColumns, 
 
 def _add(numbers: _Numbers, event: Event, one: Stamped, rules: Rules) -> Fault | None:
     """Add an event's numbers, or say what is wrong with it and add nothing."""
-    if type(event) is Heartbeat:
+    if isinstance(event, Heartbeat):
         ingested = beat_ms(event, one.stamp_ms)
         if isinstance(ingested, Fault):
             return ingested
@@ -92,14 +92,15 @@ def _add(numbers: _Numbers, event: Event, one: Stamped, rules: Rules) -> Fault |
             return fault
         numbers.add(EventKind.HEARTBEAT, ingested, ingested)
         return None
-    assert not isinstance(event, Heartbeat)
     ingested = one.stamp_ms if event.ingested_ms is None else event.ingested_ms
     time = moment_ms(event.time_ms, event.time, one.default_ms)
     if isinstance(time, Fault):
         return time
-    if fault := check_ingested(ingested, one.stamp_ms, rules) or check_time(time, rules):
+    if fault := check_ingested(ingested, one.stamp_ms, rules):
         return fault
-    if type(event) is Impression:
+    if fault := check_time(time, rules):
+        return _at_time(fault, event)
+    if isinstance(event, Impression):
         if fault := check_impression(event, rules):
             return fault
         numbers.add(EventKind.IMPRESSION, ingested, time, history=len(event.history), items=len(event.items))
@@ -107,10 +108,17 @@ def _add(numbers: _Numbers, event: Event, one: Stamped, rules: Rules) -> Fault |
         numbers.ids += event.items
         numbers.ids += event.history
         return None
-    assert isinstance(event, Engagement)
     numbers.add(EventKind.ENGAGEMENT, ingested, time, ACTIONS[event.kind])
     numbers.ids += (event.impression, event.user, event.item)
     return None
+
+
+def _at_time(fault: Fault, event: Impression | Engagement) -> Fault:
+    """With the field that says the time, where one does."""
+    if event.time_ms is None and event.time is None:
+        return fault
+    name = "time" if event.time_ms is None else "time_ms"
+    return Fault(fault.reason, f"{fault.detail} - at `$.{name}`")
 
 
 def _firsts(kind: U8, history: I64, items: I64) -> I64:
@@ -121,13 +129,14 @@ def _firsts(kind: U8, history: I64, items: I64) -> I64:
     return firsts
 
 
-def _bad_ids(kind: U8, firsts: I64, ids: Ids, rules: Rules) -> dict[int, Fault]:
+def _bad_ids(kind: U8, firsts: I64, items: I64, ids: Ids, rules: Rules) -> dict[int, Fault]:
     """Rows with an id that is empty or too long, or a user who belongs elsewhere."""
     found: dict[int, Fault] = {}
     for at in np.flatnonzero((ids.sizes == 0) | (ids.sizes > rules.wire.max_id_bytes)).tolist():
         row = int(np.searchsorted(firsts, at, side="right")) - 1
         if fault := check_id(int(ids.sizes[at]), rules):
-            found.setdefault(row, fault)
+            where = _id_path(int(kind[row]), at - int(firsts[row]), int(items[row]))
+            found.setdefault(row, Fault(fault.reason, f"{fault.detail} - at `$.{where}`"))
     if rules.partitions > 1:
         rows = np.flatnonzero(kind <= EventKind.ENGAGEMENT)
         homes = ids.partitions(firsts[rows] + 1, rules.partitions)
@@ -139,11 +148,25 @@ def _bad_ids(kind: U8, firsts: I64, ids: Ids, rules: Rules) -> dict[int, Fault]:
     return found
 
 
+def _id_path(kind: int, number: int, items: int) -> str:
+    """Where the n-th id of an event stands in it."""
+    if kind == EventKind.ENGAGEMENT:
+        return ("impression", "user", "item")[number]
+    if number < 2:
+        return ("id", "user")[number]
+    return f"items[{number - 2}]" if number < 2 + items else f"history[{number - 2 - items}]"
+
+
 def _repeats(firsts: I64, items: I64, ids: Ids) -> dict[int, Fault]:
     """Impressions that show an item twice: a label could not say which."""
     twice = _first_repeats(firsts, items, ids.keys)
     rows = np.flatnonzero(twice >= 0).tolist()
-    return {row: Fault(Reason.VALUE, f"an item is there twice - at `$.items[{twice[row]}]`") for row in rows}
+    return {row: _repeat(ids.keys[firsts[row] + 2 :], int(twice[row])) for row in rows}
+
+
+def _repeat(keys: I64, at: int) -> Fault:
+    first = int(np.flatnonzero(keys[:at] == keys[at])[0])
+    return Fault(Reason.VALUE, f"an item is there twice: repeats $.items[{first}] - at `$.items[{at}]`")
 
 
 @njit(cache=True, nogil=True)

@@ -51,7 +51,7 @@ def wired(log, store, config):
     follower = Follower(replica, scorer, clock, log, config, metrics)
     feedback = Feedback(log, timeline, clock)
     feedback.start()
-    yield Services(follower, scorer, feedback, clock, timeline, metrics, config.serve)
+    yield Services(follower, scorer, feedback, clock, timeline, metrics, config.serve, config.wire)
     feedback.stop()
     follower.stop()
 
@@ -170,6 +170,31 @@ def test_a_bad_rank_names_the_path(serving, client, body, path, says):
         ({"type": "engagement", "impression": "i", "user": "U1", "item": "N1", "time_ms": -1}, "$.events[1].time_ms"),
         ({"type": "engagement", "impression": "i", "user": "U1", "item": "N1", "time_ms": 1 << 70}, "$.events[1]"),
         ({"type": "engagement", "impression": "x" * 200, "user": "U1", "item": "N1"}, "$.events[1].impression"),
+        (
+            {"type": "engagement", "impression": "i", "user": "U1", "item": "N1", "time_ms": 1_500_000_000},
+            "$.events[1].time_ms",
+        ),
+        ({"type": "engagement", "impression": "i", "user": "U1", "item": "N1", "time": "soon"}, "$.events[1].time"),
+        (
+            {"type": "engagement", "impression": "i", "user": "U1", "item": "N1", "ingested_ms": 5},
+            "$.events[1].ingested_ms",
+        ),
+        ({"type": "engagement", "impression": "i", "user": "U1", "item": 7}, "$.events[1].item"),
+        ({"type": "engagement", "impression": "i", "user": "", "item": "N1"}, "$.events[1].user"),
+        ({"type": "engagement", "impression": "i", "user": "U1", "item": "N1", "knid": "like"}, "$.events[1]"),
+        ({"type": "engagement", "impression": "i", "user": "U1", "item": "N1", "v": 2}, "$.events[1].v"),
+        ({"type": "impression", "id": "i", "user": "U1", "items": ["N1", "N2", "N1"]}, "$.events[1].items[2]"),
+        ({"type": "impression", "id": "i", "user": "U1", "items": ["N1", ""]}, "$.events[1].items[1]"),
+        (
+            {"type": "impression", "id": "i", "user": "U1", "items": ["N1"], "history": ["N2", 3]},
+            "$.events[1].history[1]",
+        ),
+        (
+            {"type": "impression", "id": "i", "user": "U1", "items": ["N1"], "history": ["x" * 200]},
+            "$.events[1].history[0]",
+        ),
+        ({"type": "heartbeat"}, "$.events[1].type"),
+        (7, "$.events[1]"),
     ],
 )
 def test_a_bad_event_names_the_path_and_nothing_is_written(serving, client, log, event, path):
@@ -180,6 +205,24 @@ def test_a_bad_event_names_the_path_and_nothing_is_written(serving, client, log,
     assert answer.status_code == 400
     assert answer.json()["error"]["path"].startswith(path)
     assert before == [log.end_offset("events", p) for p in range(log.partitions("events"))]
+
+
+def test_a_post_keeps_every_rule_of_the_wire_and_says_the_names_that_it_does_not_know(client):
+    good = b'{"type": "engagement", "impression": "i", "user": "U1", "item": "N1"}'
+    for body, path, says in (
+        (b'{"events": [%s, {"type": "engagement", "user": "a"}]}' % good, "$.events[1]", "impression"),
+        (b'{"events": [%s]}' % good.replace(b'"U1"', b'"U1", "user": "U2"'), "$.events[0]", "there twice"),
+        (b'{"events": [%s]}' % good.replace(b'"U1"', b'"U1", "knid": 3'), "$.events[0]", "knid"),
+        (b'{"events": {}}', "$.events", "array"),
+        (b'{"events": []}', "$.events", "1 to 1000"),
+        (b'{"events": [%s]}' % b",".join([b"{}"] * 1_001), "$.events", "1 to 1000"),
+        (b'{"events": %s1%s}' % (b"[" * 90, b"]" * 90), "$.events[0]", "too deep"),
+        (b'{"evnts": []}', "$", "evnts"),
+    ):
+        answer = client.post("/v1/events", content=body, headers={"content-type": "application/json"})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["path"]) == (400, path), (body[:80], error)
+        assert says in error["message"], error
 
 
 def test_limits_and_strangers_are_refused(serving, client):

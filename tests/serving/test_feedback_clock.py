@@ -101,7 +101,7 @@ def test_a_log_without_a_replay_goes_on_by_the_wall_only_when_told(log):
 
 
 def post(config, *events: bytes):
-    return parse_events(b'{"events": [' + b",".join(events) + b"]}", config.serve)
+    return parse_events(b'{"events": [' + b",".join(events) + b"]}", config.wire)
 
 
 SHOW = b'{"type": "impression", "id": "i1", "user": "U1", "items": ["N1", "N2"], "history": ["N9"]}'

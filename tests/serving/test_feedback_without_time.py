@@ -2,7 +2,7 @@
 
 import pytest
 
-from infra.config import LogConfig, ServeConfig, TimeConfig
+from infra.config import LogConfig, TimeConfig, WireConfig
 from infra.errors import RetryableError
 from infra.eventlog import create_topics, open_log
 from serving.clock import EventClock
@@ -16,7 +16,7 @@ def test_a_post_before_the_first_event_is_refused_and_nothing_is_written(tmp_pat
     feedback = Feedback(log, TimeConfig().build(), EventClock(log))
     feedback.start()
     body = b'{"events": [{"type": "impression", "id": "i", "user": "U1", "items": ["N1"]}]}'
-    done = feedback.submit(parse_events(body, ServeConfig()))
+    done = feedback.submit(parse_events(body, WireConfig()))
     with pytest.raises(RetryableError, match="no event time"):
         done.result(timeout=10)
     feedback.stop()

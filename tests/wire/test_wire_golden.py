@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from infra.config import ServeConfig, WireConfig
+from infra.config import WireConfig
 from infra.eventlog import Record
 from infra.hashing import hash64, partition_of
 from serving.requests import columns_by_partition, parse_events
@@ -77,7 +77,7 @@ def test_letters_replayed_records_and_notes_of_schema_1() -> None:
 
 def test_what_clients_post_is_the_same_schema_and_becomes_the_same_rows() -> None:
     events = samples.some_impressions(40)
-    posted = parse_events(samples.pack({"events": events}, "json"), ServeConfig())
+    posted = parse_events(samples.pack({"events": events}, "json"), WireConfig())
     by_partition = columns_by_partition([posted], 2, NOW + 10_000)
     assert len(by_partition) == 2
     for p, rows in by_partition.items():
