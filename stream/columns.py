@@ -3,9 +3,10 @@
 A record's value is one Arrow IPC stream with one record batch, self-describing, so that any Arrow reader opens it.
 What this build writes begins with a constant schema message and is read by its layout (`stream.layout`); a record that
 looks otherwise (an older or newer writer, another producer) takes the slower way through the full reader: columns are
-found by name, unknown ones are ignored, a missing one makes the record malformed. Decoded arrays are writable, aligned
-and contiguous views of one private copy of the record, so that kernels see one array type and no caller can reach the
-log's own memory.
+found by name, unknown ones are ignored, a missing one makes the record malformed. So does whatever would be lost
+unseen: a second batch, bytes behind the end. A compressed body is refused: a few bytes could ask for any memory, and
+Kafka compresses by itself. Decoded arrays are writable, aligned and contiguous views of one private copy of the record,
+so that kernels see one array type and no caller can reach the log's own memory.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,11 +18,10 @@ import pyarrow as pa
 from numba import njit
 from numpy.typing import NDArray
 
-from stream.layout import Layout, column_of
+from stream.layout import EOS, Layout, column_of, is_compressed
 
 I64: TypeAlias = NDArray[np.int64]
 U8: TypeAlias = NDArray[np.uint8]
-_EOS = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
 class MalformedRecordError(ValueError):
@@ -132,7 +132,7 @@ class Codec:
 
     def encode(self, columns: Mapping[str, Any]) -> bytes:
         """The record's value: schema message, batch message, end of stream."""
-        return b"".join((self._prefix, memoryview(self.batch(columns).serialize()), _EOS))
+        return b"".join((self._prefix, memoryview(self.batch(columns).serialize()), EOS))
 
     def decode(self, value: bytes | memoryview) -> dict[str, Any]:
         """Columns by name. Raises MalformedRecordError."""
@@ -154,11 +154,14 @@ class Codec:
 
     def _read(self, buffer: pa.Buffer, own: bool) -> pa.RecordBatch:
         try:
+            _check_stream(buffer)
             if own:
                 batch = pa.ipc.read_record_batch(buffer.slice(len(self._prefix)), self.schema)
             else:
                 batch = pa.ipc.open_stream(buffer).read_next_batch()
             batch.validate(full=True)
+        except MalformedRecordError:
+            raise
         except (pa.ArrowException, StopIteration, EOFError, OSError, ValueError) as error:
             raise MalformedRecordError(f"not an Arrow IPC stream with a record batch: {error}") from error
         return batch
@@ -179,6 +182,19 @@ class _Home(NamedTuple):
 
     raw: U8
     address: int
+
+
+def _check_stream(buffer: pa.Buffer) -> None:
+    """One batch, nothing behind it, nothing compressed. Raises MalformedRecordError, and what Arrow raises."""
+    source = pa.BufferReader(buffer)
+    messages = list(pa.ipc.MessageReader.open_stream(source))
+    batches = sum(message.type == "record batch" for message in messages)
+    if batches != 1:
+        raise MalformedRecordError(f"{batches} record batches in a record; write one, or a record for each")
+    if left := buffer.size - source.tell():
+        raise MalformedRecordError(f"{left} bytes follow the end of the Arrow stream")
+    if any(is_compressed(message.metadata.to_pybytes()) for message in messages):
+        raise MalformedRecordError("its body is compressed: write it uncompressed, Kafka compresses by itself")
 
 
 def _find(batch: pa.RecordBatch, name: str, kind: pa.DataType) -> pa.Array:

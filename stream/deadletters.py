@@ -5,19 +5,26 @@ meta names), `events/<partition>/<offset>/<row>` one event of a batch, `mind/<fi
 may make a process write a letter again: the same key is the same letter. What has a letter stays dead, also under
 other limits: a joiner that reads it again drops it again, and only `stream.deadreplay` brings it back. So no restart
 and no change of the configuration makes an event count twice.
+
+A letter must fit where its record did, and its meta comes on top: where bytes and meta are too much for a record of
+the log, the letter holds the first of them, says so (`cut`), and the rest is read where the record lies.
 """
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import msgspec
 
 from infra.errors import CorruptStateError
-from infra.eventlog import EventLog, Record
+from infra.eventlog import EventLog, Record, Writer
 from stream.wire.dead import DeadRow
+from stream.wire.schema import TIME_LIMIT
 
 TOPIC = "dead-letters"
 NOTE_PREFIX = b"replay/"  # keys of the notes that a replay leaves; all other records are letters
+MAX_DETAIL = 500  # characters: a message may quote what a producer sent, whatever its size
+MAX_META_BYTES = 4_096  # of a record's meta that cannot be read; a larger one is not kept
 _READ = 256
 
 
@@ -32,6 +39,8 @@ class LetterMeta(msgspec.Struct, frozen=True, omit_defaults=True):
     rows: tuple[int, ...] = ()  # which events of the record; none: all of it, as one
     form: str = ""  # how its bytes are to be read, where that was known
     timestamp_ms: int = -1  # of the record
+    meta: bytes = b""  # of the record, where that is what could not be read
+    cut: int = 0  # how many bytes the event has, where the letter does not hold them all
     file: str = ""  # of a data set
     line: int = 0
 
@@ -51,24 +60,39 @@ def letter_key(topic: str, partition: int, offset: int, row: int = -1) -> bytes:
     return (place if row < 0 else f"{place}/{row}").encode()
 
 
-def letter_of(dead: DeadRow, topic: str, partition: int, timestamp_ms: int) -> tuple[bytes, LetterMeta]:
-    """Key and meta of the letter of a dead event; its bytes are the value. `timestamp_ms`: of its record."""
+class Letter(NamedTuple):
+    """A letter to append."""
+
+    key: bytes
+    value: bytes
+    meta: LetterMeta
+
+    def append_to(self, writer: Writer) -> None:
+        """Buffer it. Raises as `Writer.append`."""
+        when = min(max(self.meta.timestamp_ms, 0), TIME_LIMIT)
+        writer.append(0, self.value, timestamp_ms=when, key=self.key, meta=_ENCODER.encode(self.meta))
+
+
+def letter_of(dead: DeadRow, topic: str, partition: int, timestamp_ms: int, *, most_bytes: int) -> Letter:
+    """The letter of dead events. `timestamp_ms`: of their record; `most_bytes`: of a record of the log."""
+    detail = dead.fault.detail
     meta = LetterMeta(
         reason=dead.fault.reason.value,
-        detail=dead.fault.detail,
+        detail=detail if len(detail) <= MAX_DETAIL else detail[: MAX_DETAIL - 1] + "…",
         topic=topic,
         partition=partition,
         offset=dead.offset,
-        rows=(dead.row,) if dead.row >= 0 else (),
+        rows=dead.events,
         form=dead.form,
         timestamp_ms=timestamp_ms,
+        meta=dead.meta if len(dead.meta) <= MAX_META_BYTES else b"",
     )
-    return letter_key(topic, partition, dead.offset, dead.row), meta
-
-
-def encode_letter_meta(meta: LetterMeta) -> bytes:
-    """Meta as msgpack."""
-    return _ENCODER.encode(meta)
+    key, value = letter_key(topic, partition, dead.offset, dead.row), dead.raw
+    meta = msgspec.structs.replace(meta, cut=len(value))
+    room = max(most_bytes - len(key) - len(_ENCODER.encode(meta)), 0)
+    if len(value) <= room:
+        return Letter(key, value, msgspec.structs.replace(meta, cut=0))
+    return Letter(key, value[:room], meta)
 
 
 def decode_letter_meta(record: Record) -> LetterMeta:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from infra.config import Config
 from infra.errors import CorruptStateError
@@ -26,10 +27,12 @@ from stream import deadletters
 from stream.columns import MalformedRecordError
 from stream.deadletters import LetterMeta, letters
 from stream.events import decode_events, decode_items
+from stream.join.core import FIXED_BYTES
+from stream.join.intake import list_bytes
 from stream.join.state import malformed_rows
 from stream.wire.dead import Fault, Reason
-from stream.wire.formats import CONTENT_TYPES, Form, WireMeta, decode_wire_meta, form_of
-from stream.wire.items import read_items
+from stream.wire.formats import CONTENT_TYPES, Form, UnknownVersionError, WireMeta, decode_wire_meta, form_of
+from stream.wire.items import read_items, unusable_items
 from stream.wire.limits import Rules
 from stream.wire.parse import EVENT_PARSERS
 from stream.wire.records import Incoming, read_events
@@ -85,7 +88,7 @@ class _Place(NamedTuple):
     key: str
     topic: str
     partition: int
-    record: Record
+    value: bytes
     meta: bytes
     stamp_ms: int  # of the record that the letter was
 
@@ -165,14 +168,19 @@ class DeadReplay:
 
     def _place(self, key: str, record: Record, meta: LetterMeta) -> _Place | Fault:
         """Where the letter's bytes can go now, or why they are still dead."""
-        value = bytes(record.value)
+        value = self._bytes_of(record, meta)
+        if isinstance(value, Fault):
+            return value
         form = next((form for form in Form if form.value == meta.form), None) or form_of(value)
         stamp = meta.timestamp_ms
         about = WireMeta(content_type=_TYPES[form] if form else "", origin=key, origin_ms=stamp)
-        place = _Place(key, meta.topic, max(meta.partition, 0), record, msgspec.msgpack.encode(about), stamp)
+        place = _Place(key, meta.topic, max(meta.partition, 0), value, msgspec.msgpack.encode(about), stamp)
+        if fault := _version_fault(meta.meta) or self._size_fault(place):
+            return fault
+        list_bytes = self._config.join.bytes_per_record - FIXED_BYTES
+        rules = Rules(self._config.wire, self._skew_ms, list_bytes=list_bytes)
         if form is Form.ARROW:
-            return _columns_fault(meta.topic, value) or place
-        rules = Rules(self._config.wire, self._skew_ms)
+            return _columns_fault(meta, value, rules) or place
         if meta.topic == "items":
             items = read_items(Record(record.offset, stamp, b"", place.meta, value), rules)
             return place if len(items.items) or not items.dead else items.dead[0].fault
@@ -181,6 +189,24 @@ class DeadReplay:
         if not alive and rows.dead:
             return rows.dead[0].fault
         return place._replace(partition=self._home(value, form, place.partition))
+
+    def _bytes_of(self, record: Record, meta: LetterMeta) -> bytes | Fault:
+        """All bytes of the event; of a letter that is cut, those of the record that it was, if that is still there."""
+        if not meta.cut:
+            return bytes(record.value)
+        place = f"{meta.topic}/{meta.partition}/{meta.offset}"
+        if not meta.rows and meta.offset >= self._log.start_offset(meta.topic, meta.partition):
+            found = self._log.read(meta.topic, meta.partition, meta.offset, 1)
+            if found and found[0].offset == meta.offset:
+                return bytes(found[0].value)
+        return Fault(Reason.TOO_LARGE, f"{meta.cut} bytes, of which the letter holds {len(record.value)}: see {place}")
+
+    def _size_fault(self, place: _Place) -> Fault | None:
+        """A record that only just fitted where it lay has no room for the name of its letter."""
+        size, most = len(place.value) + len(place.meta), self._log.max_record_bytes
+        if size <= most:
+            return None
+        return Fault(Reason.TOO_LARGE, f"{size} bytes with the name of its letter; the log takes {most} a record")
 
     def _home(self, value: bytes, form: Form | None, partition: int) -> int:
         """The partition where all users of a letter's events belong; where that is none, the one it lay in."""
@@ -192,9 +218,10 @@ class DeadReplay:
         return homes.pop() if len(homes) == 1 else partition
 
     def _append(self, places: Sequence[_Place]) -> None:
-        for _, topic, partition, record, meta, stamp_ms in places:
-            when = max(self._now_ms(topic, partition), stamp_ms)
-            self._writers[topic].append(partition, bytes(record.value), timestamp_ms=when, meta=meta)
+        now_ms = {where: self._now_ms(*where) for where in {(place.topic, place.partition) for place in places}}
+        for _, topic, partition, value, meta, stamp_ms in places:
+            when = max(now_ms[topic, partition], stamp_ms)
+            self._writers[topic].append(partition, value, timestamp_ms=when, meta=meta)
         for topic in ("items", "events"):
             self._writers[topic].flush()
 
@@ -204,13 +231,27 @@ class DeadReplay:
         return last.timestamp_ms if last is not None else 0
 
 
-def _columns_fault(topic: str, value: bytes) -> Fault | None:
-    """What is still wrong with a columnar letter."""
+def _version_fault(meta: bytes) -> Fault | None:
+    """Whether a newer release wrote the record, and this one does not know what its meta says."""
     try:
-        if topic == "items":
-            decode_items(value)
-        elif bad := len(malformed_rows(decode_events(value))):
-            return Fault(Reason.ROW, f"{bad} rows")
+        decode_wire_meta(meta)
+    except UnknownVersionError as error:
+        return Fault(Reason.VERSION, str(error))
+    except MalformedRecordError:
+        return None  # it is replaced
+    return None
+
+
+def _columns_fault(meta: LetterMeta, value: bytes, rules: Rules) -> Fault | None:
+    """What is still wrong with a columnar letter."""
+    latest_ms = meta.timestamp_ms + rules.skew_ms
+    try:
+        if meta.topic == "items":
+            bad = int(unusable_items(decode_items(value), latest_ms).sum())
+        else:
+            events = decode_events(value)
+            beyond = (events.ingested_ms > latest_ms) | (list_bytes(events) > rules.list_bytes)
+            bad = len(np.union1d(malformed_rows(events), np.flatnonzero(beyond)))
     except MalformedRecordError as error:
         return Fault(Reason.SYNTAX, str(error))
-    return None
+    return Fault(Reason.ROW, f"{bad} rows") if bad else None

@@ -105,6 +105,10 @@ class ItemColumns:
     def __len__(self) -> int:
         return len(self.kind)
 
+    def take(self, rows: I64) -> "ItemColumns":
+        """The given rows, in that order."""
+        return ItemColumns(*(_take(getattr(self, f.name), rows) for f in fields(self)))
+
 
 _INT, _BYTE, _INTS, _TEXT = pa.int64(), pa.uint8(), pa.list_(pa.int64()), pa.string()
 EVENT_CODEC = Codec(
@@ -259,6 +263,8 @@ def _slice(column: Any, lo: int, hi: int) -> Any:
 
 
 def _take(column: Any, rows: I64) -> Any:
+    if isinstance(column, list):
+        return [column[row] for row in rows.tolist()]
     return column.take(rows) if isinstance(column, Lists) else column[rows]
 
 

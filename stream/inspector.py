@@ -8,12 +8,11 @@ from collections.abc import Callable
 
 from infra.config import WireConfig
 from infra.eventlog import EventLog, GroupLog, Member
-from stream.deadletters import TOPIC, Buried, encode_letter_meta, letter_of
+from stream.deadletters import TOPIC, Buried, letter_of
 from stream.retry import Retrier
 from stream.wire.dead import DeadRow
 from stream.wire.items import read_items
 from stream.wire.limits import Rules
-from stream.wire.schema import TIME_LIMIT
 
 NAME = "inspector"
 _RECORDS = 64
@@ -33,7 +32,7 @@ class ItemsInspector:
     ) -> None:
         """`grouped`: of all that run, in a log that has groups, the one to which it gives the topic's partition."""
         self._rules = Rules(wire, skew_ms)
-        self._dead = log.writer(TOPIC)
+        self._dead, self._most_bytes = log.writer(TOPIC), log.max_record_bytes
         if grouped and isinstance(log, GroupLog):
             self._reader = log.member("items", NAME, Member(self._given, self._taken, self._taken))
         else:
@@ -61,10 +60,10 @@ class ItemsInspector:
         return len(records)
 
     def _bury(self, dead: DeadRow, timestamp_ms: int) -> None:
-        key, meta = letter_of(dead, "items", 0, timestamp_ms)
-        packed, when = encode_letter_meta(meta), min(max(timestamp_ms, 0), TIME_LIMIT)
-        self.dead[meta.reason] = self.dead.get(meta.reason, 0) + 1
-        self._until_done(lambda: self._dead.append(0, dead.raw, timestamp_ms=when, key=key, meta=packed))
+        letter = letter_of(dead, "items", 0, timestamp_ms, most_bytes=self._most_bytes)
+        reason = letter.meta.reason
+        self.dead[reason] = self.dead.get(reason, 0) + letter.meta.events
+        self._until_done(lambda: letter.append_to(self._dead))
 
     def close(self) -> None:
         """Let go of the log."""

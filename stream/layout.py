@@ -20,7 +20,10 @@ from numpy.typing import NDArray
 U8 = NDArray[np.uint8]
 I64 = NDArray[np.int64]
 _HEAD_BYTES = 8  # continuation mark and size of the metadata
-_BODY_LENGTH, _ROWS, _NODES, _BUFFERS, _COMPRESSION = 3, 0, 1, 2, 3  # fields of Message and of RecordBatch
+EOS = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # what may end a stream
+_HEADER_TYPE, _HEADER, _BODY_LENGTH = 1, 2, 3  # fields of Message
+_ROWS, _NODES, _BUFFERS, _COMPRESSION = 0, 1, 2, 3  # of RecordBatch
+_DICTIONARY_BATCH, _DATA = 2, 1  # a header type, and the RecordBatch in it
 
 
 class Column(NamedTuple):
@@ -66,6 +69,8 @@ class Layout:
         buffers = words[self._first_buffer : self._first_buffer + 2 * self._buffers].tolist()
         if n < 1 or not 0 <= body <= len(message) - self.body or any(nodes[1::2]):
             return None
+        if message[self.body + body :].tobytes() not in (b"", EOS):
+            return None
         for at, size in zip(buffers[::2], buffers[1::2], strict=True):
             if at < 0 or size < 0 or at + size > body or at & 7:
                 return None
@@ -110,7 +115,7 @@ class _Places(NamedTuple):
 
 def _places(message: bytes) -> _Places | None:
     root = _HEAD_BYTES + _u32(message, _HEAD_BYTES)
-    header = _follow(message, _field(message, root, 2))
+    header = _follow(message, _field(message, root, _HEADER))
     body_at = _field(message, root, _BODY_LENGTH)
     length_at = _field(message, header, _ROWS)
     nodes, buffers = (_follow(message, _field(message, header, i)) for i in (_NODES, _BUFFERS))
@@ -119,6 +124,18 @@ def _places(message: bytes) -> _Places | None:
     found = _Places(length_at, body_at, nodes + 4, _u32(message, nodes), buffers + 4, _u32(message, buffers))
     aligned = all(at % 8 == 0 for at in (found.length_at, found.body_at, found.nodes_at, found.buffers_at))
     return found if aligned else None
+
+
+def is_compressed(metadata: bytes) -> bool:
+    """Whether the body of an Arrow message is compressed; `metadata` is its flatbuffer, which Arrow has verified."""
+    root = _u32(metadata, 0)
+    header = _follow(metadata, _field(metadata, root, _HEADER))
+    kind_at = _field(metadata, root, _HEADER_TYPE)
+    if kind_at and metadata[kind_at] == _DICTIONARY_BATCH:
+        header = _follow(metadata, _field(metadata, header, _DATA))
+    elif not _field(metadata, root, _BODY_LENGTH):
+        return False  # a schema has no body
+    return bool(_field(metadata, header, _COMPRESSION))
 
 
 def _u32(message: bytes, at: int) -> int:

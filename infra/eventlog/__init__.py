@@ -7,6 +7,7 @@ from infra.errors import ConfigError
 from infra.eventlog.base import (
     KEYED_TOPICS,
     TOPICS,
+    UNREADABLE_META,
     EventLog,
     Reader,
     Record,
@@ -20,6 +21,7 @@ from infra.eventlog.log import EmbeddedLog
 __all__ = [
     "KEYED_TOPICS",
     "TOPICS",
+    "UNREADABLE_META",
     "EventLog",
     "GroupLog",
     "Member",

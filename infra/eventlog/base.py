@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 TOPICS = ("events", "items", "examples", "versions", "control", "dead-letters")
 KEYED_TOPICS = frozenset({"events", "examples"})  # one partition per `log.partitions`; the others have one
+UNREADABLE_META = b"\xc1"  # `meta` of a record whose own cannot be read; msgpack never begins so
 
 
 class Record(NamedTuple):

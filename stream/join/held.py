@@ -14,18 +14,15 @@ partition that `flush` names, it goes on from `next_offset`.
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-import msgspec
-
 from infra.config import WireConfig
 from infra.errors import CorruptStateError
 from infra.eventlog import EventLog, Record
-from stream.deadletters import Buried, encode_letter_meta, letter_of
+from stream.deadletters import Buried, letter_of
 from stream.examples import ExampleMeta, decode_example_meta, encode_example_meta, encode_examples
-from stream.join.core import JoinSettings, Output, PartitionJoiner
+from stream.join.core import FIXED_BYTES, JoinSettings, Output, PartitionJoiner
 from stream.join.intake import Dead, Intake
 from stream.retry import Retrier
 from stream.wire.limits import Rules
-from stream.wire.schema import TIME_LIMIT
 
 NEVER_WAITED_FOR = frozenset({"retrain"})  # readers of `examples` that may fall behind: hours, while they learn a day
 
@@ -156,15 +153,15 @@ class HeldPartitions:
 
     def _rules(self, p: int) -> Rules:
         partitions = 0 if self._wire.any_partition else self._log.partitions("events")
-        return Rules(self._wire, self._settings.timeline.skew_ms, p, partitions)
+        list_bytes = self._settings.bytes_per_record - FIXED_BYTES
+        return Rules(self._wire, self._settings.timeline.skew_ms, p, partitions, list_bytes)
 
     def _bury(self, p: int, what: Dead) -> None:
         """Buffer a dead letter; `flush` makes it durable before the output that follows it."""
-        key, meta = letter_of(what.dead, "events", p, what.timestamp_ms)
-        meta = msgspec.structs.replace(meta, rows=tuple(what.rows))
-        self.dead[meta.reason] = self.dead.get(meta.reason, 0) + meta.events
-        when, packed = min(max(what.timestamp_ms, 0), TIME_LIMIT), encode_letter_meta(meta)
-        self._until_done(lambda: self._dead.append(0, what.dead.raw, timestamp_ms=when, key=key, meta=packed))
+        letter = letter_of(what.dead, "events", p, what.timestamp_ms, most_bytes=self._log.max_record_bytes)
+        reason = letter.meta.reason
+        self.dead[reason] = self.dead.get(reason, 0) + letter.meta.events
+        self._until_done(lambda: letter.append_to(self._dead))
 
     def _append(self, p: int, out: Output) -> None:
         value = encode_examples(out.examples) if len(out.examples) else b""

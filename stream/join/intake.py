@@ -6,11 +6,14 @@ dead. What lies up to R was read before, perhaps under other limits: there the l
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
+
 from infra.eventlog import Record
-from stream.columns import MalformedRecordError
+from stream.columns import I64, MalformedRecordError
 from stream.deadletters import Buried
 from stream.events import EventColumns, decode_events, encode_events
 from stream.join.core import Output, PartitionJoiner
@@ -18,8 +21,13 @@ from stream.join.state import malformed_rows
 from stream.wire.dead import DeadRow, Fault, Reason
 from stream.wire.formats import Form, WireMeta, decode_wire_meta, form_of
 from stream.wire.limits import Rules
-from stream.wire.records import Incoming, read_events
+from stream.wire.records import Incoming, read_events, unreadable
+from stream.wire.rows import DEAD_KIND
 
+ROW_FAULTS = (
+    "an unknown kind or action, no items, no time, ingested after its record, or longer than a record of examples "
+    "(join.bytes_per_record)"
+)
 TOGETHER_BYTES = 1 << 18  # of other producers' records that are read together: what they become stays in the cache
 
 
@@ -27,7 +35,6 @@ class Dead(NamedTuple):
     """A letter to write: dead rows of the record at `dead.offset`."""
 
     dead: DeadRow
-    rows: Sequence[int]  # of a columnar record, whose dead rows share a letter
     timestamp_ms: int  # of the record
 
 
@@ -80,25 +87,34 @@ class Intake:
             events = decode_events(record.value)
         except MalformedRecordError as error:
             joiner.push_malformed(record.offset)
-            self._bury_columns(record, DeadRow(record.offset, -1, Fault(Reason.SYNTAX, str(error)), b"", ""), ())
+            if buried is None and record.offset > self._read_through:
+                self._bury(Dead(unreadable(record, error), record.timestamp_ms))
             return []
+        alive = self._without_dead(events, record, buried)
         before = joiner.malformed
-        outputs = joiner.push(record.offset, events, end=about[0].end)
-        if joiner.malformed != before:
-            rows = malformed_rows(events)
+        outputs = joiner.push(record.offset, alive, end=about[0].end)
+        if joiner.malformed != before and buried is None and record.offset > self._read_through:
+            rows = malformed_rows(alive)
             value = encode_events(events.take(rows))
-            fault = Fault(Reason.ROW, "an unknown kind or action, no items, or no time")
-            self._bury_columns(record, DeadRow(record.offset, -1, fault, value, Form.ARROW.value), rows.tolist())
+            fault = Fault(Reason.ROW, ROW_FAULTS)
+            dead = DeadRow(record.offset, -1, fault, value, Form.ARROW.value, rows=tuple(rows.tolist()))
+            self._bury(Dead(dead, record.timestamp_ms))
         return outputs
 
-    def _bury_columns(self, record: Record, dead: DeadRow, rows: Sequence[int]) -> None:
-        """One letter for the record's dead rows (or for all of it), unless it has one or was read before."""
-        if record.offset <= self._read_through or self._buried_rows(record.offset) is not None:
-            return
-        if not rows:
-            form = form_of(record.value)
-            dead = dead._replace(raw=bytes(record.value), form=form.value if form else "")
-        self._bury(Dead(dead, rows, record.timestamp_ms))
+    def _without_dead(self, events: EventColumns, record: Record, buried: frozenset[int] | None) -> EventColumns:
+        """Rows that have a letter, those ingested after their record and those too long for one, as rows of no kind."""
+        if buried:
+            rows = np.array([row for row in buried if row < len(events)], dtype=np.int64)
+        elif record.offset <= self._read_through:
+            return events
+        else:
+            late = events.ingested_ms > record.timestamp_ms + self._rules.skew_ms
+            rows = np.flatnonzero(late | (list_bytes(events) > self._rules.list_bytes))
+        if not len(rows):
+            return events
+        kind = events.kind.copy()
+        kind[rows] = DEAD_KIND
+        return replace(events, kind=kind)
 
     def _feed_others(self, others: Sequence[tuple[Incoming, bool]]) -> list[Output]:
         """Records of other producers, those up to R by what was said of them then."""
@@ -115,7 +131,7 @@ class Intake:
             if rules is self._rules:
                 stamps = {record.offset: record.timestamp_ms for record in records}
                 for dead in rows.dead:
-                    self._bury(Dead(dead, (dead.row,) if dead.row >= 0 else (), stamps[dead.offset]))
+                    self._bury(Dead(dead, stamps[dead.offset]))
         return outputs
 
     def _push(self, offset: int, events: EventColumns, records: int, end: bool) -> list[Output]:
@@ -125,6 +141,12 @@ class Intake:
 
 
 _About: TypeAlias = tuple[WireMeta, Form | None] | MalformedRecordError
+
+
+def list_bytes(events: EventColumns) -> I64:
+    """What the lists of each row (n,) take in `examples`: 8 an item of the history, 9 a shown one and its label."""
+    found: I64 = 8 * events.history.lengths + 9 * events.items.lengths
+    return found
 
 
 def _about(record: Record) -> _About:

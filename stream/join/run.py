@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from infra.config import Config
+from infra.errors import ConfigError
 from infra.eventlog import EventLog, GroupLog, create_topics
 from infra.eventlog.pressure import Lags
 from infra.process import Process, RunFolder
@@ -24,6 +25,7 @@ from stream.join.together import join_together
 from stream.wire.dead import Reason
 
 LOOK_S = 0.02
+FRAME_ROOM = 8 << 10  # of a record of `examples`, beside its impressions: schema, offsets, meta
 
 
 def join(
@@ -56,11 +58,22 @@ def join(
         log.close()
 
 
+def check_fits(config: Config, log: EventLog) -> None:
+    """Raises ConfigError where a record of examples may be larger than the log takes."""
+    most = log.max_record_bytes - FRAME_ROOM
+    if config.join.bytes_per_record > most:
+        raise ConfigError(
+            f"join.bytes_per_record is {config.join.bytes_per_record}: a record of the log takes {most}; lower it, or "
+            "raise log.kafka.max_record_bytes and the topics' max.message.bytes"
+        )
+
+
 class Joining:
     """One joiner process: a worker, the inspector of `items`, and on the embedded log the archive."""
 
     def __init__(self, process: Process, log: EventLog, engine: Engine = Engine.OWN) -> None:
         config, settings = process.config, JoinSettings.of(process.config)
+        check_fits(config, log)
         self._process = process
         # A trainer that waits for a retrain waits for a whole archive file: never hold back closer than two of them.
         ticks_per_file = config.join.archive_hours * settings.timeline.ticks_per_hour

@@ -23,7 +23,7 @@ class Reason(StrEnum):
     LIST_LENGTH = "list_too_long"
     TEXT_LENGTH = "text_too_long"
     PARTITION = "wrong_partition"
-    ROW = "unusable_row"  # of a columnar record: an unknown kind or action, no items, no time
+    ROW = "unusable_row"  # of a columnar record: an unknown kind or action, no items, no time, or one in the future
 
 
 class Fault(NamedTuple):
@@ -34,10 +34,17 @@ class Fault(NamedTuple):
 
 
 class DeadRow(NamedTuple):
-    """An event of a record that is dead; `row` is -1 where the whole record is."""
+    """An event of a record that is dead; `row` is -1 where the whole record is, or more than one event of it."""
 
     offset: int
     row: int
     fault: Fault
     raw: bytes  # the event's own bytes, or the record's
     form: str  # `formats.Form` of `raw`
+    rows: tuple[int, ...] = ()  # of a columnar record, whose dead rows share a letter
+    meta: bytes = b""  # of the record, where that is what cannot be read
+
+    @property
+    def events(self) -> tuple[int, ...]:
+        """Which events of the record are dead; none: all of it, as one."""
+        return self.rows or ((self.row,) if self.row >= 0 else ())

@@ -13,8 +13,9 @@ from enum import StrEnum
 
 import msgspec
 
+from infra.eventlog import UNREADABLE_META
 from stream.columns import MalformedRecordError
-from stream.events import RecordMeta
+from stream.events import SCHEMA_VERSION, RecordMeta
 
 
 class Form(StrEnum):
@@ -39,6 +40,10 @@ _MSGPACK_ARRAY = frozenset([*range(0x90, 0xA0), 0xDC, 0xDD])
 _MSGPACK_FIRST = _MSGPACK_ARRAY | frozenset([*range(0x80, 0x90), 0xDE, 0xDF])
 
 
+class UnknownVersionError(MalformedRecordError):
+    """A newer release of ouzel wrote the record."""
+
+
 class WireMeta(RecordMeta, frozen=True):
     """Meta of a record as its reader sees it: with what only other producers and replays of dead letters say."""
 
@@ -56,10 +61,15 @@ def decode_wire_meta(meta: bytes) -> WireMeta:
     """Meta of a record; a live record has none. Raises MalformedRecordError."""
     if not meta:
         return _LIVE
+    if meta == UNREADABLE_META:
+        raise MalformedRecordError("its headers cannot be read: the name of one is no UTF-8")
     try:
-        return _DECODER.decode(meta)
+        found = _DECODER.decode(meta)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedRecordError(f"meta is not msgpack of the known fields: {error}") from error
+    if found.v > SCHEMA_VERSION:
+        raise UnknownVersionError(f"its meta is of schema {found.v}; this build reads {SCHEMA_VERSION}")
+    return found
 
 
 def form_of(value: bytes | memoryview, content_type: str = "") -> Form | None:

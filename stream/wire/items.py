@@ -4,18 +4,19 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from infra.eventlog import Record
 from infra.hashing import key_of, keys_of
 from stream.columns import I64, Lists, MalformedRecordError, offsets_of
-from stream.events import ItemColumns, ItemKind, decode_items
+from stream.events import ItemColumns, ItemKind, decode_items, encode_items
 from stream.mind.news import title_words
 from stream.wire.dead import DeadRow, Fault, Reason
 from stream.wire.formats import Form, decode_wire_meta, form_of
 from stream.wire.limits import Rules, beat_ms, check_ingested, check_item, check_time, moment_ms
 from stream.wire.parse import ITEM_PARSERS
-from stream.wire.records import BURIED, Incoming, dead_rows, parse_records
-from stream.wire.schema import CatalogueRow, Heartbeat, Item
+from stream.wire.records import BURIED, Incoming, dead_rows, parse_records, unreadable
+from stream.wire.schema import TIME_LIMIT, CatalogueRow, Heartbeat, Item
 
 UNKNOWN_MS = -1  # `published_ms` of an item that does not say
 
@@ -44,11 +45,10 @@ def read_items(record: Record, rules: Rules, buried: frozenset[int] | None = Non
     try:
         about = decode_wire_meta(record.meta)
         form = form_of(record.value, about.content_type)
-        if form is Form.ARROW and not buried:
-            return ItemRecord(decode_items(record.value), [])
+        if form is Form.ARROW and not (buried and -1 in buried):
+            return _read_columns(record, rules, buried)
     except MalformedRecordError as error:
-        fault, name = Fault(Reason.SYNTAX, str(error)), form.value if form else ""
-        return ItemRecord(_columns([]), [DeadRow(record.offset, -1, fault, bytes(record.value), name)])
+        return ItemRecord(_columns([]), [] if buried else [unreadable(record, error)])
     stamp_ms = record.timestamp_ms
     incoming = Incoming(record.offset, stamp_ms, bytes(record.value), form, buried=buried)
     parsed = parse_records([incoming], ITEM_PARSERS, rules)
@@ -63,6 +63,31 @@ def read_items(record: Record, rules: Rules, buried: frozenset[int] | None = Non
             rows.append(row)
     bounds = offsets_of(np.array([len(parsed[0].events)], dtype=np.int64))
     return ItemRecord(_columns(rows), list(dead_rows([incoming], parsed, bounds, faults, ITEM_PARSERS)))
+
+
+def _read_columns(record: Record, rules: Rules, buried: frozenset[int] | None) -> ItemRecord:
+    """The usable rows of a columnar record. Raises MalformedRecordError."""
+    items = decode_items(record.value)
+    dead = unusable_items(items, record.timestamp_ms + rules.skew_ms)
+    if buried:
+        dead = np.isin(np.arange(len(items)), list(buried))
+    if not dead.any():
+        return ItemRecord(items, [])
+    alive, rows = items.take(np.flatnonzero(~dead)), np.flatnonzero(dead)
+    if buried:
+        return ItemRecord(alive, [])
+    fault = Fault(Reason.ROW, "an unknown kind, no time, or ingested after its record")
+    value = encode_items(items.take(rows))
+    return ItemRecord(alive, [DeadRow(record.offset, -1, fault, value, Form.ARROW.value, rows=tuple(rows.tolist()))])
+
+
+def unusable_items(items: ItemColumns, latest_ms: int) -> NDArray[np.bool_]:
+    """Rows (n,) that no reader can use; `latest_ms`: when a row can have been ingested at the latest."""
+    known = (items.kind == ItemKind.ITEM) | (items.kind == ItemKind.HEARTBEAT)
+    ingested, published = items.ingested_ms, items.published_ms
+    timely = (ingested >= 0) & (ingested <= min(latest_ms, TIME_LIMIT))
+    alive: NDArray[np.bool_] = known & timely & (published >= -TIME_LIMIT) & (published <= TIME_LIMIT)
+    return ~alive
 
 
 def _row(event: CatalogueRow, stamp_ms: int, rules: Rules) -> _Row | Fault:

@@ -22,6 +22,7 @@ class Rules:
     skew_ms: int
     partition: int = 0
     partitions: int = 0
+    list_bytes: int = _NO_LIMIT  # of one impression in `examples`: 8 an item of its history, 9 a shown one
 
     def relaxed(self) -> "Rules":
         """For what was read before under rules that nobody knows any more: it was alive, unless a dead letter says."""
@@ -64,6 +65,8 @@ def check_impression(event: Impression, rules: Rules) -> Fault | None:
     if len(event.history) > rules.wire.max_history:
         most = rules.wire.max_history
         return Fault(Reason.LIST_LENGTH, f"{len(event.history)} items; at most {most} - at `$.history`")
+    if 8 * len(event.history) + 9 * n > rules.list_bytes:
+        return Fault(Reason.LIST_LENGTH, f"{n} items and {len(event.history)} of history; see join.bytes_per_record")
     return None
 
 

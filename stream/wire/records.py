@@ -5,11 +5,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from stream.columns import I64
+from infra.eventlog import Record
+from stream.columns import I64, MalformedRecordError
 from stream.columns import offsets_of as bounds_of
 from stream.events import EventColumns
 from stream.wire.dead import DeadRow, Fault, Reason
-from stream.wire.formats import CONTENT_TYPES, Form
+from stream.wire.formats import CONTENT_TYPES, Form, UnknownVersionError, decode_wire_meta, form_of
 from stream.wire.limits import Rules
 from stream.wire.parse import EVENT_PARSERS, Parsed, Parser
 from stream.wire.rows import Stamped, event_rows
@@ -83,6 +84,19 @@ def dead_rows(
         if raws[0] != i:
             raws = (i, parsers[record.form].raws(record.value))
         yield DeadRow(record.offset, row, fault, raws[1][row], form)
+
+
+def unreadable(record: Record, error: MalformedRecordError) -> DeadRow:
+    """What is dead of a record whose columns, or whose meta, cannot be read."""
+    try:
+        decode_wire_meta(record.meta)
+        meta = b""
+    except MalformedRecordError:
+        meta = record.meta
+    reason = Reason.VERSION if isinstance(error, UnknownVersionError) else Reason.SYNTAX
+    form = form_of(record.value)
+    name = form.value if form else ""
+    return DeadRow(record.offset, -1, Fault(reason, str(error)), bytes(record.value), name, meta=meta)
 
 
 def _refused(record: Incoming, rules: Rules) -> Parsed[Any] | None:

@@ -263,3 +263,36 @@ def test_a_password_from_the_environment_opens_the_log_and_a_wrong_one_is_said_a
     log.close()
     with pytest.raises(ConfigError, match="password"):
         open_log(url, config("wrong"))
+
+
+@pytest.mark.parametrize("codec", ["none", "lz4"])
+def test_a_batch_that_is_damaged_on_the_brokers_disk_is_said_and_nothing_behind_it_is_read(url, own_broker, codec):
+    """librdkafka checks no sum unless told to, and goes on behind what it cannot read: a loss that nobody counts.
+
+    Kafka's sum leaves out the offset and the length that begin a batch: what is damaged there shows as a gap at most.
+    """
+    log = open_log(url, LogConfig(kafka=KafkaConfig(compression=codec)))
+    log.create_topic("t", 1)
+    writer = log.writer("t")
+    for number in range(6):
+        writer.append(0, b"%d" % number + b"abcdefgh" * 50, timestamp_ms=1)
+        writer.flush()
+    writer.close()
+    (segment,) = own_broker.folder.glob(f"*/data/{parse_address(url).prefix}.t-0/*.log")
+    data = segment.read_bytes()
+    at = len(data) // 2 + 70  # batches are of one size: behind the header of number 3
+    with open(segment, "r+b") as file:
+        file.seek(at)
+        file.write(bytes([data[at] ^ 0xFF]))
+    reader = log.reader("t", "r")
+    read = [record.offset for _, record in reader.poll(64, timeout_s=5.0)]
+    assert read == [0, 1, 2][: len(read)]
+    with pytest.raises(CorruptStateError, match="from offset 3 on are damaged"):
+        drain(reader)
+    log.close()
+
+
+def drain(reader):
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        assert all(record.offset < 3 for _, record in reader.poll(64, timeout_s=0.1))

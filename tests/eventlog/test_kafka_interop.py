@@ -7,11 +7,13 @@ import uuid
 import kafka as other
 import pytest
 from aiokafka import AIOKafkaProducer
+from confluent_kafka import Producer
 from kafka.admin import KafkaAdminClient, NewTopic
 
 from infra.config import KafkaConfig, LogConfig
-from infra.eventlog import open_log
+from infra.eventlog import UNREADABLE_META, open_log
 from infra.hashing import partition_of
+from stream.columns import MalformedRecordError
 from stream.wire.formats import decode_wire_meta
 
 KEYS = ["U1", "U81994", "élan", "a-long-key-of-some-thirty-letters", "x" * 257]
@@ -52,6 +54,40 @@ def test_what_a_producer_says_of_its_format_reaches_the_records_meta(kafka, pref
     producer.close()
     said = [decode_wire_meta(record.meta).content_type for record in log.read("t", 1, 0)]
     assert said == ["application/json; charset=utf-8", "", ""]
+
+
+class NoText(str):
+    """A header's name in bytes that are no UTF-8, as a Java or C client may write them."""
+
+    def encode(self, *args, **kwargs):
+        return b"\xff\xfe"
+
+
+def test_headers_of_any_bytes_are_passed_over_or_make_the_meta_unreadable_and_never_end_the_reader(kafka, prefix, log):
+    """Run hot: the client returns a broken list for a name that is no text, and CPython 3.11 died of it."""
+    producer = other.KafkaProducer(bootstrap_servers=kafka)
+    odd = [
+        [("ouzel-timestamp", b"99999999999999999999")],
+        [("ouzel-timestamp", b"-99999999999999999")],
+        [("ouzel-timestamp", b"soon")],
+        [("a", b"b"), (NoText("x"), b"y"), ("c", b"d")],
+    ]
+    for _ in range(100):
+        for headers in odd:
+            producer.send(f"{prefix}.t", b"{}", partition=1, headers=headers, timestamp_ms=1_700_000_000_000)
+    producer.close()
+    ours = Producer({"bootstrap.servers": kafka})
+    for _ in range(100):
+        ours.produce(f"{prefix}.t", b"{}", partition=1, headers=[("content-type", None), ("ouzel-meta", None)])
+    assert not ours.flush(30)
+    records = log.read("t", 1, 0, 1_000)
+    assert len(records) == 500
+    told = {(record.meta, record.timestamp_ms) for record in records[:400]}
+    sent_at = 1_700_000_000_000
+    assert told == {(b"", sent_at), (b"", -99_999_999_999_999_999), (UNREADABLE_META, sent_at)}
+    assert [record.meta for record in records[400:]] == [b""] * 100
+    with pytest.raises(MalformedRecordError, match="headers cannot be read"):
+        decode_wire_meta(UNREADABLE_META)
 
 
 def test_records_of_aiokafka_lie_where_ours_would(kafka, prefix, log):

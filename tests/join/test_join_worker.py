@@ -107,10 +107,10 @@ def test_bad_records_and_rows_become_dead_letters_once_and_the_join_goes_on(tmp_
     ]
     writer = log.writer("events")
     for p in range(logs.PARTITIONS):
-        writer.append(p, b"not arrow", timestamp_ms=1)
-        writer.append(p, scenes.encode(rows), timestamp_ms=1)
+        writer.append(p, b"not arrow", timestamp_ms=1_010_000)
+        writer.append(p, scenes.encode(rows), timestamp_ms=1_010_000)
         beat = [scenes.Row(2, 1_010_000, 0)]
-        writer.append(p, scenes.encode(beat), timestamp_ms=1, meta=encode_meta(RecordMeta(end=True)))
+        writer.append(p, scenes.encode(beat), timestamp_ms=1_010_000, meta=encode_meta(RecordMeta(end=True)))
     writer.flush()
     logs.join_all(log)
     logs.join_all(log)

@@ -107,6 +107,26 @@ def test_a_missing_column_another_type_and_nulls_are_malformed() -> None:
         codec.decode(_stream(nulls))
 
 
+def test_what_would_be_lost_or_ask_for_any_memory_is_malformed() -> None:
+    """A second batch, a second stream, bytes behind the end: never read in part. A compressed body: never read."""
+    value = encode_events(some_events())
+    batch = pa.ipc.open_stream(value).read_next_batch()
+    other = batch.select([*reversed(batch.schema.names)])
+    for first in (batch, other):
+        with pytest.raises(MalformedRecordError, match="2 record batches"):
+            decode_events(_stream(first, first))
+        with pytest.raises(MalformedRecordError, match="compressed"):
+            decode_events(_stream(first, compression="zstd"))
+        for more in (b"\0", _stream(first)):
+            with pytest.raises(MalformedRecordError, match=f"{len(more)} bytes follow"):
+                decode_events(_stream(first) + more)
+    open_ended = value[:-8]  # a stream may end without saying so
+    assert same(decode_events(open_ended), some_events())
+    items = encode_items(item_heartbeats(np.array([5], dtype=np.int64)))
+    with pytest.raises(MalformedRecordError, match="follow"):
+        decode_items(items + items)
+
+
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32))
 def test_damaged_bytes_are_malformed_or_read_and_never_anything_else(seed: int) -> None:
@@ -129,9 +149,11 @@ def test_meta_ignores_unknown_fields_and_refuses_what_is_none() -> None:
         decode_meta(b"\xc1")
 
 
-def _stream(batch: pa.RecordBatch) -> bytes:
+def _stream(*batches: pa.RecordBatch, compression: str | None = None) -> bytes:
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
+    how = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.ipc.new_stream(sink, batches[0].schema, options=how) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
     value: bytes = sink.getvalue().to_pybytes()
     return value

@@ -1,24 +1,28 @@
 """Dead letters come back once, where they belong, when they can be read; and the command says what lies there."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.msgpack import encode
 
 from infra.cli import main
-from infra.config import Config, LogConfig, WireConfig, dump_config
+from infra.config import Config, JoinConfig, LogConfig, WireConfig, dump_config
 from infra.errors import ConfigError, RetryableError
 from infra.eventlog import EventLog, open_log
 from infra.hashing import hash64, partition_of
 from stream import deadcommands
-from stream.deadletters import count_by_reason, letters
+from stream.deadletters import count_by_reason, letter_of, letters
 from stream.deadreplay import DeadReplay, Replayed, read_notes
 from stream.events import ItemKind, decode_meta, encode_events
 from stream.examples import decode_example_meta
 from stream.inspector import ItemsInspector
 from stream.join import core
+from stream.join.run import check_fits
 from stream.join.worker import JoinWorker
+from stream.wire.dead import DeadRow, Fault, Reason
 from stream.wire.formats import decode_wire_meta
 from stream.wire.items import read_items
 from stream.wire.limits import Rules
@@ -166,6 +170,83 @@ def test_bad_columnar_rows_stay_dead_and_a_record_that_was_too_large_comes_back_
     done = replay(log)
     assert (done.replayed, done.still_dead) == (1, {"unusable_row": 1})
     assert join(log)["impressions"] == 5
+    log.close()
+
+
+def test_a_letter_that_does_not_fit_holds_what_it_can_and_its_replay_takes_the_rest_from_where_the_record_lies(
+    tmp_path: Path,
+) -> None:
+    value = pack(impression(user=here(), note="x" * 5_000), "json")
+    log = log_of(tmp_path, value)
+    fault = Fault(Reason.TOO_LARGE, "too large: " + "y" * 9_000)
+    letter = letter_of(DeadRow(0, -1, fault, value, "json"), "events", 0, NOW, most_bytes=2_000)
+    row = letter_of(DeadRow(0, 3, fault, value, "json"), "events", 0, NOW, most_bytes=2_000)
+    writer = log.writer("dead-letters")
+    for each in (letter, row):
+        assert len(each.key) + len(each.value) + len(encode(each.meta)) <= 2_000
+        assert each.meta.cut == len(value)
+        each.append_to(writer)
+    writer.close()
+    done = replay(log)
+    assert (done.replayed, done.still_dead) == (1, {"too_large": 1})
+    assert bytes(records_of(log)[-1][1].value) == value
+    log.close()
+
+
+def test_what_a_newer_release_wrote_stays_dead_until_this_one_is_newer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = logs.open_here(tmp_path)
+    writer, value = log.writer("events"), encode_events(scenes.columns([scenes.Row(2, NOW, NOW)]))
+    for meta in (encode({"v": 2}), b"\xc1 no meta"):
+        writer.append(0, value, timestamp_ms=NOW, meta=meta)
+    writer.close()
+    assert join(log)["malformed"] == 2
+    assert count_by_reason(log) == {"syntax": 1, "unknown_version": 1}
+    done = replay(log)
+    assert (done.replayed, done.still_dead) == (1, {"unknown_version": 1})
+    monkeypatch.setattr("stream.wire.formats.SCHEMA_VERSION", 2)
+    assert replay(log).replayed == 1
+    log.close()
+
+
+def test_rows_of_a_columnar_record_that_were_ingested_after_it_close_nobodys_ticks(tmp_path: Path) -> None:
+    log = log_of(tmp_path)
+    writer = log.writer("events")
+    shown = scenes.Row(0, NOW, NOW, 1, 1, items=(1, 2))
+    writer.append(0, scenes.encode([scenes.Row(2, NOW + 3_600_000, 0), shown]), timestamp_ms=NOW)
+    writer.append(0, scenes.encode([scenes.Row(1, NOW + 90, NOW + 80, 1, 1, 2)]), timestamp_ms=NOW + 100)
+    writer.append(0, scenes.encode([scenes.Row(2, NOW + 60_000, 0)]), timestamp_ms=NOW + 60_000)
+    writer.close()
+    counts = join(log)
+    assert (counts["malformed"], counts["joined_impressions"], counts["joined_engagements"]) == (1, 1, 1)
+    assert count_by_reason(log) == {"unusable_row": 1}
+    log.close()
+
+
+def test_an_impression_longer_than_a_record_of_examples_is_dead_until_those_are_larger(tmp_path: Path) -> None:
+    """Without that a log with small records could never take its example: the joiner would end at it for ever."""
+    items = [f"n{i}" for i in range(200)]
+    log = log_of(tmp_path, pack(impression(user=here(), items=items), "json"))
+    writer, most = log.writer("events"), 1_000
+    long = scenes.Row(0, NOW, NOW, 1, 1, items=tuple(range(200)))
+    writer.append(0, scenes.encode([long._replace(items=(1, 2)), long]), timestamp_ms=NOW)
+    writer.append(0, scenes.encode([scenes.Row(2, NOW + 60_000, 0)]), timestamp_ms=NOW + 60_000)
+    writer.close()
+    worker = JoinWorker(log, dataclasses.replace(scenes.settings(core), bytes_per_record=most), wire=CONFIG.wire)
+    while worker.step():
+        pass
+    worker.close()
+    assert worker.counts()["joined_impressions"] == 1
+    assert count_by_reason(log) == {"list_too_long": 1, "unusable_row": 1}
+    small = msgspec.structs.replace(CONFIG, join=JoinConfig(bytes_per_record=most))
+    machine = DeadReplay(log, small)
+    assert machine.run().replayed == 0
+    machine.close()
+    assert replay(log).replayed == 2
+    with pytest.raises(ConfigError, match=r"join\.bytes_per_record"):
+        check_fits(msgspec.structs.replace(CONFIG, join=JoinConfig(bytes_per_record=1 << 40)), log)
+    check_fits(CONFIG, log)
     log.close()
 
 

@@ -30,6 +30,8 @@ SHARE_WAIT_S = 0.05  # how long a hungry partition is waited for when others hav
 FIRST_WAIT_S = 1.0  # ... when nobody has, and something is known to be there
 NEW_WAIT_S = 3.0  # ... for the first word of a partition; librdkafka may look for its leader once a second
 ASK_AGAIN_S = 1.0  # ends are asked for at least this often by a reader that gets nothing
+# A batch whose checksum, compression or form is wrong: librdkafka says so, and would go on behind it.
+DAMAGED = frozenset({KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION, KafkaError._NOT_IMPLEMENTED})
 PARKED_S = 0.02  # a poll that waited this long would have got what was there
 
 
@@ -42,6 +44,7 @@ def consumer_settings(group: str, max_record_bytes: int) -> dict[str, Any]:
         "auto.offset.reset": "error",
         "enable.partition.eof": True,
         "isolation.level": "read_committed",
+        "check.crcs": True,
         "fetch.message.max.bytes": min(max_record_bytes, 1 << 20),
         "fetch.max.bytes": max(max_record_bytes, 16 << 20),
         "receive.message.max.bytes": max(max_record_bytes, 16 << 20) + (1 << 20),
@@ -153,6 +156,8 @@ class Fetcher:
         self._new.pop(number, None)
         if error is not None:
             self._meet(number, message.offset(), error)
+        elif self._error is not None:
+            return  # librdkafka goes on behind what it could not read: nobody may see that
         elif number in self._fetched and message.offset() >= self._fetched[number]:
             record = record_of(message)
             self._fetched[number] = record.offset + 1
@@ -172,6 +177,12 @@ class Fetcher:
             self._error = CorruptStateError(
                 f"{self._topic}/{number}: offset {self._fetched.get(number)} is not in the log any more: retention, or "
                 f"another's delete, overtook this reader; forget it and rebuild what it made ({error.str()})"
+            )
+        elif code in DAMAGED:
+            self._error = CorruptStateError(
+                f"{self._topic}/{number}: the broker's bytes from offset {self._fetched.get(number)} on are damaged "
+                f"({error.str()}): stop that broker, delete its folder of this partition and let it copy another "
+                "replica; where there is none, restore the topic from a backup"
             )
         elif code in FIX or error.fatal():
             self._error = self._cluster.verdict(f"reading {self._topic}", error)

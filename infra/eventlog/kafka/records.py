@@ -13,16 +13,18 @@ record, which `KafkaLog.offset_at` uses.
 
 Other producers' messages read the same way: no headers is an empty `meta`; a header `content-type` without one of ours
 becomes a `meta` that says so, for whoever decodes the value. In a topic with LogAppendTime the broker's
-time is the record's, whatever its writer said.
+time is the record's, whatever its writer said. Headers of which a name is no UTF-8 cannot be read at all (the client
+fails on them): the record gets a `meta` that nobody can read, and whoever decodes it makes it a dead letter.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from operator import methodcaller
 from typing import Any
 
 import msgspec
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME
 
-from infra.eventlog.base import Record
+from infra.eventlog.base import UNREADABLE_META, Record
 
 META = "ouzel-meta"
 CONTENT_TYPE = "content-type"
@@ -30,8 +32,12 @@ TIMESTAMP = "ouzel-timestamp"
 OLD_MS = 3_600_000
 MAX_TYPE_BYTES = 128
 MAX_TIME_MS = 253_402_300_799_999  # the end of year 9999
+MAX_TIMESTAMP_MS = (1 << 63) - 1  # that a record may have at all
 # What a batch of one record adds to its bytes: 61 bytes of batch, 70 at most of lengths, our header names.
 FRAME_BYTES = 256
+# Where a name is no UTF-8, confluent-kafka returns a broken list and raises at once. CPython notices that in a call
+# through here; a call of the method by name is not checked once it is hot (3.11), and the process dies of it.
+_headers_of: Callable[[Any], list[tuple[str, bytes | None]] | None] = methodcaller("headers")
 
 
 def wire_time(timestamp_ms: int, now_ms: int) -> int:
@@ -51,9 +57,11 @@ def record_of(message: Any) -> Record:
     """The record that a confluent_kafka.Message carries."""
     kind, timestamp_ms = message.timestamp()
     appended = kind == TIMESTAMP_LOG_APPEND_TIME
-    return record_from(
-        message.offset(), timestamp_ms, message.key(), message.headers(), message.value(), appended=appended
-    )
+    try:
+        headers = _headers_of(message)
+    except SystemError:  # never asked again: the broken list stays in the message
+        headers = [(META, UNREADABLE_META)]
+    return record_from(message.offset(), timestamp_ms, message.key(), headers, message.value(), appended=appended)
 
 
 def record_from(
@@ -85,8 +93,9 @@ def _said(content_type: bytes) -> bytes:
 
 
 def _number(text: bytes, otherwise: int) -> int:
-    """Anyone may write a header of our name: what is no number is ignored."""
+    """Anyone may write a header of our name: what is no 64-bit number is ignored."""
     try:
-        return int(text)
+        number = int(text)
     except ValueError:
         return otherwise
+    return number if abs(number) <= MAX_TIMESTAMP_MS else otherwise

@@ -23,9 +23,8 @@ from infra.eventlog.base import Record
 from infra.eventlog.kafka.cluster import Cluster, passes
 from infra.eventlog.kafka.link import SAY_AFTER_S
 from infra.eventlog.kafka.producers import PRODUCERS, Lent
-from infra.eventlog.kafka.records import FRAME_BYTES, headers_of, wire_time
+from infra.eventlog.kafka.records import FRAME_BYTES, MAX_TIMESTAMP_MS, headers_of, wire_time
 
-MAX_TIMESTAMP_MS = (1 << 63) - 1
 FLUSH_S = 10.0  # how long one flush waits; whoever called decides whether to stop or to wait on
 TURN_S = 0.5
 
