@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from infra.config import Config, load_config
-from infra.errors import ConfigError, InputError, RetryableError
+from infra.errors import ConfigError, InputError, OuzelError, RetryableError
 from infra.metrics import PORTS, PROCESSES, Metrics
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ MAX_NUMBER = 64  # processes of one name
 # Set by a fleet to its process id: a member whose fleet died stops by itself.
 FLEET_VARIABLE = "OUZEL_FLEET"
 ORPHAN_CHECK_S = 1.0
+LEAVE_CHECK_S = 0.5
+LEAVE_AFTER_S = 3.0  # of no answer, for a process that was told to stop
 
 
 class RunFolder:
@@ -131,7 +133,30 @@ class Process:
         """The run's event log; a metric says while no broker of it answers."""
         log = self.folder.open_log(self.config)
         self.metrics.follow("ouzel_log_waiting_seconds", lambda: log.waiting_s)
+        if self.config.log.url:
+            threading.Thread(target=self._leave_without, args=(log,), daemon=True).start()
         return log
+
+    def _leave_without(self, log: "EventLog") -> None:
+        """End a process that was told to stop and waits for brokers that are away: there is nothing it could finish.
+
+        What is not durable is lost as in a crash: the next start makes it again.
+        """
+        while not self.stopping:
+            time.sleep(LEAVE_CHECK_S)
+        # Whether anybody answers is known to who asks, and the others may wait for something else.
+        threading.Thread(target=_ask, args=(log,), daemon=True).start()
+        while log.waiting_s < LEAVE_AFTER_S:
+            time.sleep(LEAVE_CHECK_S)
+        with suppress(OSError):
+            print(
+                "told to stop, and no broker answers: left; the next start goes on from what is durable",
+                file=sys.stderr,
+            )
+        self.progress(force=True, state="stopped")
+        with suppress(RetryableError):
+            self.save()
+        os._exit(0)
 
     def _save_in_time(self, *, gave_up: bool) -> None:
         """Wait for a full disk, but not where the process was told to stop: then its numbers are lost, no more."""
@@ -205,6 +230,11 @@ class Process:
             "notes": {**before.get("notes", {}), **self._notes},
         }
         write_atomically(self._stats_file, msgspec.json.format(msgspec.json.encode(stats)))
+
+
+def _ask(log: "EventLog") -> None:
+    with suppress(OuzelError):
+        log.end_offset("control", 0)
 
 
 def pss_bytes(pid: int) -> int:

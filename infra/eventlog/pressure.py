@@ -54,8 +54,8 @@ class Lags:
         return self.all().get(reader, 0)
 
     def all(self) -> dict[str, int]:
-        """As `EventLog.reader_lag`, half a second old at most."""
-        if self._clock() >= self._next:
+        """As `EventLog.reader_lag`, half a second old at most; older while no broker answers: no work waits for it."""
+        if self._clock() >= self._next and not self._log.waiting_s:
             self._last = self._log.reader_lag(self._topic)
             self._next = self._clock() + LOOK_EVERY_S
         return self._last

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from infra.config import Config
 from infra.errors import ConfigError, RetryableError
-from infra.eventlog import open_log, remove_log
+from infra.eventlog import create_topics, open_log, remove_log
 from infra.process import RunFolder
 
 OWN = "kafka"  # as an address: a broker of the run's own
@@ -45,9 +45,20 @@ def placed(folder: RunFolder, config: Config) -> Config:
 
 
 def reach(config: Config) -> None:
-    """Return where somebody's Kafka answers at `log.url`, before a run folder is made for it. Raises as `open_log`."""
-    if config.log.url not in ("", OWN):
-        open_log(config.log.url, config.log).close()
+    """Return where somebody's Kafka answers, and a prefix that was written out has the partitions of the configuration.
+
+    For whoever is about to make a run folder. Raises as `open_log` and `create_topics`.
+    """
+    if config.log.url in ("", OWN):
+        return
+    from infra.eventlog.kafka.address import parse_address
+
+    log = open_log(config.log.url, config.log)
+    try:
+        if parse_address(config.log.url).prefix:
+            create_topics(log, config.log.partitions)
+    finally:
+        log.close()
 
 
 def _own_address(folder: RunFolder) -> str:

@@ -59,9 +59,16 @@ class Worker(ABC):
     def step(self, timeout_s: float = 0.0) -> int:
         """Take what was brought (waiting for the first), join it, make it durable; the number of records joined."""
 
-    @abstractmethod
     def close(self) -> None:
         """Flush, commit, let go."""
+        self.flush()
+        self.commit()
+        self._let_go()
+        self.held.close()
+
+    @abstractmethod
+    def _let_go(self) -> None:
+        """Of whoever brings the records."""
 
     @property
     @abstractmethod

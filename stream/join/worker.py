@@ -78,11 +78,8 @@ class JoinWorker(Worker):
         self._next_look = self._clock() + LOOK_AT_OTHERS_S
         return self.held.others_ended()
 
-    def close(self) -> None:
-        self.flush()
-        self.commit()
+    def _let_go(self) -> None:
         self._reader.close()
-        self.held.close()
 
     def _given(self, numbers: list[int]) -> dict[int, int]:
         """Partitions that another worker had, or nobody: where to read on in each."""

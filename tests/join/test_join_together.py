@@ -17,6 +17,7 @@ from infra.config import Config, LogConfig
 from infra.errors import ConfigError
 from infra.eventlog import EventLog, open_log
 from infra.process import RunFolder
+from infra.supervisor.broker import Broker
 from infra.supervisor.fleet import Fleet, Member, ProcessFailed
 from stream.join.core import JoinSettings
 from stream.join.together import join_together
@@ -42,10 +43,12 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EventLog]:
 
 
 @pytest.fixture
-def run(tmp_path: Path, truth: EventLog, kafka: str) -> Path:
+def run(tmp_path: Path, truth: EventLog, own_broker: Broker) -> Path:
     """A run folder whose log, on Kafka, holds the same events."""
-    url = f"kafka://{kafka}/together-{uuid.uuid4().hex[:12]}"
-    (tmp_path / "config.toml").write_text(f'[log]\nurl = "{url}"\npartitions = {logs.PARTITIONS}\n')
+    url = f"kafka://{own_broker.address}/together-{uuid.uuid4().hex[:12]}"
+    client = '"session.timeout.ms" = 1500\n"heartbeat.interval.ms" = 300\n'  # a dead member is missed sooner
+    log = f'[log]\nurl = "{url}"\npartitions = {logs.PARTITIONS}\n[log.kafka.client]\n{client}'
+    (tmp_path / "config.toml").write_text(log)
     on_kafka(url, truth).close()
     return tmp_path
 
@@ -94,6 +97,22 @@ def test_a_joiner_that_dies_is_named_and_ends_the_command_and_the_others(run: Pa
     for pid in pids.values():
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_joiners_that_are_told_to_stop_while_no_broker_answers_do_not_wait_for_it(
+    run: Path, own_broker: Broker
+) -> None:
+    process = start(run, "--workers", "2")
+    wait_for(lambda: [said(run, name).get("partitions") for name in NAMES] == [1, 1], process)
+    own_broker.pause()
+    try:
+        process.terminate()
+        _, output = process.communicate(timeout=PATIENCE_S)
+    finally:
+        own_broker.resume()
+    assert process.returncode == 0, output
+    assert output.count("the next start goes on") == 2
+    assert "SIGKILL" not in output
 
 
 def test_several_joiners_need_a_log_on_kafka_and_numbers_end(tmp_path: Path) -> None:

@@ -140,13 +140,10 @@ class FaustWorker(Worker):
     def partitions(self) -> list[int]:
         return sorted(self._active)
 
-    def close(self) -> None:
-        self.flush()
-        self.commit()
+    def _let_go(self) -> None:
         self._faust.stop()
         if self._place is not None:
             self._place.close()
-        self.held.close()
 
     def _assigned(self, partitions: frozenset[int]) -> None:
         """Hold these, and no others. A core whose output nobody touched meanwhile goes on as it is."""
