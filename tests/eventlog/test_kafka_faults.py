@@ -9,13 +9,14 @@ import uuid
 from pathlib import Path
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaError, TopicPartition
 
 from infra.config import KafkaConfig, LogConfig, load_config
 from infra.errors import ConfigError, CorruptStateError, RetryableError
 from infra.eventlog import open_log
 from infra.eventlog.kafka import log as kafka_log
 from infra.eventlog.kafka.address import parse_address
+from infra.eventlog.kafka.link import SAY_AFTER_S
 from tests.eventlog.kafka_writer import numbers_in
 
 # Requests give up early, so that a cut shorter than librdkafka's minute makes it send again what was written.
@@ -88,15 +89,79 @@ def test_a_broker_that_is_killed_and_restarted_loses_and_doubles_nothing(own_bro
     traffic = Traffic(url, LogConfig())
     traffic.grows()
     own_broker.kill()
-    time.sleep(1.0)
-    waiting_s = [log.waiting_s for log in traffic.logs]
+    until(lambda: all(log.waiting_s for log in traffic.logs))
     own_broker.start()
     traffic.grows()
     assert [log.waiting_s for log in traffic.logs] == [0.0, 0.0]
     traffic.finish()
-    assert min(waiting_s) > 0
     said = capfd.readouterr().err
     assert 2 <= said.count("no answer") == said.count("answers again") <= 6
+
+
+def test_calls_and_commits_wait_out_a_restart_of_the_broker(own_broker, url):
+    """The broker that starts is one that librdkafka no longer knows: it went on asking the old one for its groups."""
+    log = open_log(url, LogConfig(kafka=KafkaConfig(patience_s=25.0)))
+    writer = log.writer("t")
+    writer.append(0, b"x", timestamp_ms=1)
+    writer.close()
+    reader = log.reader("t", "r")
+    assert len(reader.poll()) == 1
+    assert log.reader_lag("t") == {"r": 0}
+    own_broker.kill()
+    threads = [threading.Thread(target=call) for call in (reader.commit, lambda: log.reader_lag("t"))]
+    for thread in threads:
+        thread.start()
+    until(lambda: log.waiting_s > 0)
+    own_broker.start()
+    for thread in threads:
+        thread.join(20.0)
+        assert not thread.is_alive()
+    log.close()
+    again = open_log(url, LogConfig())
+    assert again.reader("t", "r").position(0) == 1
+    again.close()
+
+
+def test_a_commit_that_nobody_answers_is_said(own_broker, url, capfd):
+    log = open_log(url, LogConfig())
+    reader = log.reader("t", "r")
+    own_broker.pause()
+    committing = threading.Thread(target=reader.commit)
+    committing.start()
+    until(lambda: log.waiting_s > SAY_AFTER_S)
+    own_broker.resume()
+    committing.join(20.0)
+    assert not committing.is_alive()
+    assert log.waiting_s == 0
+    assert capfd.readouterr().err.count("committing") == 1
+    log.close()
+
+
+def test_a_commit_that_a_broker_took_with_it_is_sent_again(own_broker, url, monkeypatch):
+    """As seen in 1 of 2 restarts: librdkafka tries twice, and says that it waits for the coordinator."""
+    log = open_log(url, LogConfig())
+    log.writer("t").close()
+    reader = log.reader("t", "r")
+    publish, sent = reader._publish, []
+
+    def publish_and_lose_the_first_answer():
+        sent.append(publish())
+        if len(sent) == 1:
+            reader._settle(10.0)
+            reader._answer = KafkaError(KafkaError._WAIT_COORD)
+
+    monkeypatch.setattr(reader, "_publish", publish_and_lose_the_first_answer)
+    reader.commit()
+    assert len(sent) == 2
+    log.close()
+
+
+def until(condition, timeout_s=20.0):
+    """Wait for something that comes by itself."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from infra.errors import ConfigError, RetryableError
 from infra.eventlog import open_log
 from infra.eventlog.kafka import log as kafka_log
 from infra.eventlog.kafka.address import Address, parse_address
-from infra.eventlog.kafka.link import Link
+from infra.eventlog.kafka.link import SAY_AFTER_S, Link
 from infra.supervisor.broker import free_ports
 
 
@@ -73,3 +73,18 @@ def test_an_outage_is_said_once_at_each_end_and_counted():
     link.answered()
     assert (link.waiting_s, link.outages) == (0, 1)
     assert [("no answer" in text, "after 12.0 s" in text) for text in said] == [(True, False), (False, True)]
+
+
+def test_what_a_client_reports_late_of_an_outage_that_is_over_starts_no_second_one():
+    said, now = [], [100.0]
+    link = Link("kafka://h:1", said.append, lambda: now[0])
+    link.reported("all brokers down")
+    assert link.outages == 1
+    now[0] = 130.0
+    link.answered()
+    now[0] += SAY_AFTER_S / 2
+    link.reported("all brokers down")
+    assert (link.waiting_s, link.outages, len(said)) == (0, 1, 2)
+    now[0] += SAY_AFTER_S
+    link.reported("all brokers down")
+    assert link.outages == 2

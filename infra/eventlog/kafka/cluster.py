@@ -23,12 +23,14 @@ from infra.eventlog.kafka.producers import PRODUCERS, Lent
 T = TypeVar("T")
 TRY_S = 5.0  # one request's share of the patience
 PAUSE_S = 0.2
+APPEAR_S = 30.0  # until every broker knows a new topic
 MIN_RECORD_BYTES = 64 << 10
 
 # What the log's laws stand on; a configuration cannot change it.
 OWN = frozenset(
     {
-        "bootstrap.servers", "metadata.broker.list", "group.id", "group.protocol", "enable.idempotence", "acks",
+        "bootstrap.servers", "metadata.broker.list", "group.id", "group.protocol", "group.instance.id",
+        "enable.idempotence", "acks",
         "request.required.acks", "message.timeout.ms", "delivery.timeout.ms", "transactional.id", "partitioner",
         "max.in.flight", "max.in.flight.requests.per.connection",
         "compression.type", "compression.codec", "message.max.bytes", "enable.auto.commit", "auto.commit.enable",
@@ -36,6 +38,10 @@ OWN = frozenset(
         "delivery.report.only.error",
     }
 )  # fmt: skip
+
+# While a broker starts, the cluster does not name it, and librdkafka gives its connection up, but goes on asking that
+# very one for the groups that it coordinated, without end, until nobody has asked for this long: less than a try.
+ADMIN = {"metadata.max.age.ms": 2_000}
 
 # Trouble that only a person mends, and what to look at.
 FIX = {
@@ -56,6 +62,7 @@ FIX = {
     KafkaError._INVALID_ARG: "check log.kafka.client",
 }  # fmt: skip
 
+MISSING = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
 REFUSALS = (KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._SSL)
 
 # Waiting mends none of these; some are answers rather than trouble.
@@ -84,7 +91,8 @@ class Cluster:
             raise ConfigError(f"log.kafka.max_record_bytes is {config.max_record_bytes}; {MIN_RECORD_BYTES} or more")
         for name in self._extra.keys() & OWN:
             raise ConfigError(f'log.kafka.client."{name}": the event log sets this itself; leave it out')
-        self.admin: Any = self._make(AdminClient, {**self._settings({}), "error_cb": self._on_error})
+        self._appears_until = 0.0  # a topic was made, or first seen: some broker may not know it yet
+        self.admin: Any = self._make(AdminClient, {**self._settings(ADMIN), "error_cb": self._on_error})
 
     def _settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         common = {
@@ -113,8 +121,12 @@ class Cluster:
     def consumer(self, settings: Mapping[str, Any]) -> Any:
         return self._make(Consumer, {**self._settings(settings), "error_cb": self._on_error})
 
-    def call(self, what: str, ask: Callable[[float], T], *, patience_s: float | None = None) -> T:
+    def call(
+        self, what: str, ask: Callable[[float], T], *, patience_s: float | None = None, missing: bool = False
+    ) -> T:
         """The answer of `ask(timeout_s)`, asked again while that helps.
+
+        `missing`: that there is no such topic is an answer, also where one was just made.
 
         Raises RetryableError after the patience, ConfigError where a person must act.
         """
@@ -128,7 +140,7 @@ class Cluster:
                 self._refused = None
                 self.admin.poll(0)  # what the connections met, for `_on_error`
                 reason = self._refused or error.args[0]
-                if not passes(reason):
+                if not passes(reason) and (missing or not self._appearing(reason)):
                     raise self.verdict(what, reason) from error
                 waited = time.monotonic() - started
                 if waited >= min(SAY_AFTER_S, patience):
@@ -141,9 +153,22 @@ class Cluster:
                 self.link.answered()
                 return answer
 
-    def gather(self, what: str, ask: Callable[[float], Mapping[Any, "Future[T]"]]) -> dict[Any, T]:
+    def gather(
+        self, what: str, ask: Callable[[float], Mapping[Any, "Future[T]"]], *, missing: bool = False
+    ) -> dict[Any, T]:
         """As `call`, for the admin calls that answer with futures by key."""
-        return self.call(what, lambda timeout_s: {key: future.result() for key, future in ask(timeout_s).items()})
+
+        def answers(timeout_s: float) -> dict[Any, T]:
+            return {key: future.result() for key, future in ask(timeout_s).items()}
+
+        return self.call(what, answers, missing=missing)
+
+    def appears(self) -> None:
+        """A topic was made: for a while, "no such topic" may be the answer of a broker that has not heard of it."""
+        self._appears_until = time.monotonic() + APPEAR_S
+
+    def _appearing(self, reason: Any) -> bool:
+        return reason.code() in MISSING and time.monotonic() < self._appears_until
 
     def look_again(self) -> None:
         """Ask who leads what: the admin client would go on with the leaders from before a restart, refused for ever."""
@@ -175,7 +200,7 @@ class Cluster:
         if error.code() in REFUSALS:
             self._refused = error
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
-            self.link.lost(error.str())
+            self.link.reported(error.str())
 
 
 def passes(reason: Any) -> bool:

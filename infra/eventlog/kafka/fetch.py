@@ -127,7 +127,7 @@ class Fetcher:
                 self.pump(min(left_s, ASK_AGAIN_S))
             if (
                 not self._buffered
-                and (brief or self._silent())
+                and (brief or self.silent_s > ASK_AGAIN_S)
                 and self._hear_ends(wait_s=FIRST_WAIT_S if brief else SHARE_WAIT_S)
             ):
                 self._feed_hungry(FIRST_WAIT_S)
@@ -187,7 +187,7 @@ class Fetcher:
         elif code in FIX or error.fatal():
             self._error = self._cluster.verdict(f"reading {self._topic}", error)
         elif code == KafkaError._ALL_BROKERS_DOWN:
-            self._cluster.link.lost(error.str())
+            self._cluster.link.reported(error.str())
 
     def _feed_hungry(self, wait_s: float) -> None:
         """Wait a little for the partitions that are known to have more, and for the first word of new ones."""
@@ -214,8 +214,10 @@ class Fetcher:
         _, high = self.consumer.get_watermark_offsets(TopicPartition(self._topic, number), cached=True)
         return max(self._ends.get(number, 0), int(high))
 
-    def _silent(self) -> bool:
-        return time.monotonic() - self._heard_at > ASK_AGAIN_S
+    @property
+    def silent_s(self) -> float:
+        """How long no records and no ends of partitions have come."""
+        return time.monotonic() - self._heard_at
 
     def _hear_ends(self, *, wait_s: float) -> bool:
         """Ask for the ends, or hear what was asked before; whether an answer came in time."""

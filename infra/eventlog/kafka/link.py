@@ -28,6 +28,7 @@ class Link:
         self._where, self._say, self._clock = where, say, clock
         self._lock = threading.Lock()
         self._down_since: float | None = None
+        self._heard_at = float("-inf")
         self.outages = 0
         self.last_error = ""  # what a broker or the network said last, for messages
 
@@ -46,9 +47,15 @@ class Link:
             self.outages += 1
         self._say(f"{self._where}: no answer ({why}); waiting, and going on by itself when the brokers are back")
 
+    def reported(self, why: str) -> None:
+        """A client says that no connection is left. When it noticed it does not say: newer answers count more."""
+        if self._clock() - self._heard_at >= SAY_AFTER_S:
+            self.lost(why)
+
     def answered(self) -> None:
         """A broker did what it was asked."""
-        if self.waiting_s == 0:
+        self._heard_at = self._clock()
+        if self._down_since is None:
             return
         with self._lock:
             since, self._down_since = self._down_since, None

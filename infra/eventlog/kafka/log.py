@@ -22,7 +22,7 @@ from infra.errors import ConfigError
 from infra.eventlog.base import Record
 from infra.eventlog.groups import Member
 from infra.eventlog.kafka.address import parse_address
-from infra.eventlog.kafka.cluster import Cluster
+from infra.eventlog.kafka.cluster import APPEAR_S, Cluster
 from infra.eventlog.kafka.fetch import Fetcher
 from infra.eventlog.kafka.places import Places
 from infra.eventlog.kafka.reader import KafkaReader
@@ -32,7 +32,6 @@ from infra.eventlog.topics import MAX_PARTITIONS, check_name
 
 CONNECT_S = 15.0  # the first contact: an address may be wrong
 TURN_S = 2.0  # ... or a password, which is known soon
-APPEAR_S = 30.0  # until every broker knows a new topic
 MIN_SEGMENT_BYTES = 1 << 20  # Kafka 4 accepts no smaller
 OURS_ALONE = frozenset({"versions"})  # topics that nobody else reads: a codec may need an extra package
 SCAN_RECORDS = 1_000
@@ -52,10 +51,9 @@ class KafkaLog:
         self._readers: list[KafkaReader] = []
         self._cursors: dict[tuple[str, int], Fetcher] = {}  # oldest use first
         self._lock = threading.Lock()
-        admin = self._cluster.admin
         self._cluster.call(
             "opening the log",
-            lambda t: admin.describe_cluster(request_timeout=min(t, TURN_S)).result(),
+            lambda t: self._cluster.admin.describe_cluster(request_timeout=min(t, TURN_S)).result(),
             patience_s=CONNECT_S,
         )
 
@@ -73,7 +71,8 @@ class KafkaLog:
             raise ConfigError(f"topic {topic}: {partitions} partitions; choose 1 to {MAX_PARTITIONS}")
         if self._count(topic) is None:
             self._create(topic, partitions)
-        found = self.partitions(topic)
+        self._cluster.appears()
+        found = self._wait_for(topic)
         if found != partitions:
             raise ConfigError(
                 f"topic {topic} in {self.address} has {found} partitions, the configuration says {partitions}: set "
@@ -93,17 +92,23 @@ class KafkaLog:
             **({"min.insync.replicas": "2"} if copies >= 3 else {}),
         }
         new = NewTopic(self.address.topic(topic), partitions, copies or -1, config=settings)
-        admin = self._cluster.admin
         try:
             self._cluster.gather(
-                f"creating topic {topic}", lambda t: admin.create_topics([new], operation_timeout=t, request_timeout=t)
+                f"creating topic {topic}",
+                lambda t: self._cluster.admin.create_topics([new], operation_timeout=t, request_timeout=t),
             )
         except ConfigError as error:
             if not _is(error, KafkaError.TOPIC_ALREADY_EXISTS):
                 raise
+
+    def _wait_for(self, topic: str) -> int:
+        """The partitions of a topic that was just made, by us or by another process: the next broker may not know."""
         deadline = time.monotonic() + APPEAR_S
-        while self._count(topic) is None and time.monotonic() < deadline:
+        while (count := self._count(topic)) is None and time.monotonic() < deadline:
             time.sleep(0.01)
+        if count is not None:
+            self._counts[topic] = count
+        return self.partitions(topic)
 
     def partitions(self, topic: str) -> int:
         if topic not in self._counts:
@@ -119,10 +124,11 @@ class KafkaLog:
 
     def _count(self, topic: str) -> int | None:
         name = self.address.topic(topic)
-        admin = self._cluster.admin
         try:
             found: dict[Any, Any] = self._cluster.gather(
-                f"topic {topic}", lambda t: admin.describe_topics(TopicCollection([name]), request_timeout=t)
+                f"topic {topic}",
+                lambda t: self._cluster.admin.describe_topics(TopicCollection([name]), request_timeout=t),
+                missing=True,
             )
         except ConfigError as error:
             if _is(error, KafkaError.UNKNOWN_TOPIC_OR_PART):
@@ -278,9 +284,9 @@ class KafkaLog:
                 cuts.append(TopicPartition(name, n, upto))
                 dropped += upto - starts[n]
         if cuts:
-            admin = self._cluster.admin
             self._cluster.gather(
-                f"dropping records of {topic}", lambda t: admin.delete_records(cuts, request_timeout=t)
+                f"dropping records of {topic}",
+                lambda t: self._cluster.admin.delete_records(cuts, request_timeout=t),
             )
         return dropped
 

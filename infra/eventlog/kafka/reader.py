@@ -15,14 +15,16 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from infra.errors import CorruptStateError, RetryableError
+from infra.errors import CorruptStateError
 from infra.eventlog.base import Record
 from infra.eventlog.groups import Member
-from infra.eventlog.kafka.cluster import Cluster, passes
+from infra.eventlog.kafka.cluster import PAUSE_S, Cluster, passes
 from infra.eventlog.kafka.fetch import Fetcher
+from infra.eventlog.kafka.link import SAY_AFTER_S
 from infra.eventlog.kafka.places import Place, Places, decode_place, encode_place
 
 # A member that dies is missed after 10 s; one that joins or leaves is heard of within a second.
+# No `group.instance.id`: see "Members with names" in infra/docs/experiments.md.
 GROUP = {
     "partition.assignment.strategy": "cooperative-sticky",
     "session.timeout.ms": 10_000,
@@ -61,7 +63,7 @@ class KafkaReader:
         if member is None:
             self._fetch.add(self._resume(list(numbers)))
             self._publish()
-            self._settle(cluster.config.patience_s)
+            self._settle_commit()
         else:
             self._fetch.consumer.subscribe(
                 [topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
@@ -85,7 +87,7 @@ class KafkaReader:
         if self._dirty and (not out or time.monotonic() - self._published_at >= PUBLISH_S):
             self._publish()
             if not out:
-                self._settle(PUBLISH_WAIT_S, must=False)
+                self._settle(PUBLISH_WAIT_S)
         return out
 
     def position(self, partition: int) -> int:
@@ -112,7 +114,7 @@ class KafkaReader:
             self._commit_now()
         else:
             self._publish()
-            self._settle(self._cluster.config.patience_s)
+            self._settle_commit()
 
     def place(self, partition: int) -> int | None:
         """What this reader has read of a partition; None where it does not read it."""
@@ -124,7 +126,7 @@ class KafkaReader:
         self.closed = True
         if self._dirty and not self._cluster.link.waiting_s:
             self._publish()
-            self._settle(PUBLISH_WAIT_S, must=False)
+            self._settle(PUBLISH_WAIT_S)
         self._fetch.close()
 
     def _resume(self, numbers: list[int]) -> dict[int, int]:
@@ -178,24 +180,38 @@ class KafkaReader:
                 raise self._cluster.verdict(f"committing {self.group}", error.args[0]) from error
             self.refused_commits += 1
 
-    def _settle(self, wait_s: float, *, must: bool = True) -> None:
+    def _settle(self, wait_s: float) -> None:
         """Wait for the answers to everything published; messages that come meanwhile are kept for the next poll."""
-        deadline = time.monotonic() + wait_s
-        while self._unanswered and time.monotonic() < deadline:
+        started, said = time.monotonic(), False
+        while self._unanswered and (waited := time.monotonic() - started) < wait_s:
             self._fetch.serve(0.01)
-        if not must:
-            return
-        if self._unanswered:
-            raise self._cluster.no_answer(f"committing {self.group}", wait_s, "it may still come through")
-        answer, self._answer = self._answer, None
-        if answer is None:
-            return
-        if answer.code() in MOVING and self._member is not None:
-            self.refused_commits += 1
-        elif passes(answer):
-            raise RetryableError(f"committing {self.group}: {answer.str()}; try again", after_s=0.5)
-        else:
-            raise self._cluster.verdict(f"committing {self.group}", answer)
+            if not said and min(waited, self._fetch.silent_s) >= SAY_AFTER_S:
+                self._cluster.link.lost(f"committing {self.group}", for_s=waited)
+                said = True  # once: messages may come while the coordinator lets the commit wait for a rebalance
+
+    def _settle_commit(self) -> None:
+        """Wait until a commit is through; one that a broker took with it into its end is sent again.
+
+        Raises RetryableError after the patience, and what no waiting mends.
+        """
+        started, patience = time.monotonic(), self._cluster.config.patience_s
+        while True:
+            self._settle(started + patience - time.monotonic())
+            waited = time.monotonic() - started
+            if self._unanswered:
+                raise self._cluster.no_answer(f"committing {self.group}", waited, "it may still come through")
+            answer, self._answer = self._answer, None
+            moving = answer is not None and answer.code() in MOVING and self._member is not None
+            if answer is None or moving:
+                self.refused_commits += moving
+                self._cluster.link.answered()
+                return
+            if not passes(answer):
+                raise self._cluster.verdict(f"committing {self.group}", answer)
+            if waited >= patience:
+                raise self._cluster.no_answer(f"committing {self.group}", waited, answer.str())
+            time.sleep(PAUSE_S)
+            self._publish()
 
     def _on_commit(self, error: Any, places: Sequence[TopicPartition]) -> None:
         self._unanswered -= 1
