@@ -5,7 +5,8 @@
     without a replay           the wall clock
 
 So a click that is posted after a replay of 2019 lands minutes after its last event, not years. One process a run writes
-the heartbeats of a clock that goes on (a lock says which); the others read the time from the log.
+the heartbeats of a clock that goes on (a lock says which); the others read the time from the log, in a thread that asks
+when it is due: brokers that are away keep the time where it was, and nobody waiting.
 """
 
 import fcntl
@@ -16,12 +17,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO
 
+from infra.errors import RetryableError
 from infra.eventlog import EventLog
 from stream.events import LIVE, meta_or_live
 
 REFRESH_S = 0.02  # how stale the time of a running replay may be
 READ_SHARE = 20  # ... or this many times what reading it takes: on a cluster it is some requests
 READ_MOST_S = 2.0  # ... but no longer: reading that took an outage is no measure
+ASK_WAIT_S = 0.25  # whoever asks waits so long for the answer, and takes what is known
+CLOSE_WAIT_S = 1.0
 SCAN_RECORDS = 256
 
 
@@ -55,6 +59,7 @@ class EventClock:
         self._start: tuple[int, float] | None = None  # event ms and monotonic s at which the clock went on by itself
         self._newest_ms = 0
         self._next_read_s = self._next_try_s = float("-inf")
+        self._asking: threading.Thread | None = None
 
     @property
     def going_on(self) -> bool:
@@ -62,13 +67,13 @@ class EventClock:
         return self._start is not None
 
     def now_ms(self) -> int:
+        """0 where nothing was ever in the log. Waits ASK_WAIT_S for the log at most."""
+        self._ask_if_due()
         with self._lock:
             if self._start is not None:
                 start_ms, start_s = self._start
                 now = start_ms + int((self._monotonic_s() - start_s) * 1000 * self._speed)
-            else:
-                now = self._from_log()
-            self._newest_ms = max(self._newest_ms, now)
+                self._newest_ms = max(self._newest_ms, now)
             return self._newest_ms
 
     def go_on_if_due(self) -> bool:
@@ -82,27 +87,50 @@ class EventClock:
             return False
         if self._mode is ClockMode.AUTO and not replay_ended(self._log):
             self._next_try_s = started + min(READ_SHARE * (self._monotonic_s() - started), READ_MOST_S)
-            self.close()
+            self._release()
             return False
+        newest = self._newest_in_log()
+        if self._mode is ClockMode.WALL:
+            newest = max(newest, int(self._wall_s() * 1000))
         with self._lock:
-            newest = self._newest_in_log()
-            if self._mode is ClockMode.WALL:
-                newest = max(newest, int(self._wall_s() * 1000))
             self._start = (newest, self._monotonic_s())
         return True
 
     def close(self) -> None:
+        """Let go of the lock; what the log still answers, nobody needs."""
+        if (asking := self._asking) is not None:
+            asking.join(CLOSE_WAIT_S)
+        self._release()
+
+    def _release(self) -> None:
         if self._held is not None:
             self._held.close()
             self._held = None
 
-    def _from_log(self) -> int:
-        now_s = self._monotonic_s()
-        if now_s >= self._next_read_s or self._newest_ms <= 0:
-            self._newest_ms = max(self._newest_ms, self._newest_in_log())
-            took_s = self._monotonic_s() - now_s
-            self._next_read_s = now_s + max(REFRESH_S, min(READ_SHARE * took_s, READ_MOST_S))
-        return self._newest_ms
+    def _ask_if_due(self) -> None:
+        """Have the log asked, by one at a time; only whoever begins it waits for the answer."""
+        answered = threading.Event()
+        with self._lock:
+            due = self._monotonic_s() >= self._next_read_s or self._newest_ms <= 0
+            if self._start is not None or self._asking is not None or not due:
+                return
+            self._asking = threading.Thread(target=self._ask, args=(answered,), name="clock", daemon=True)
+            self._asking.start()
+        answered.wait(ASK_WAIT_S)
+
+    def _ask(self, answered: threading.Event) -> None:
+        started_s, newest = self._monotonic_s(), 0
+        try:
+            newest = self._newest_in_log()
+        except RetryableError:
+            pass  # the log has said that nothing answers; the next look asks again
+        finally:
+            with self._lock:
+                took_s = self._monotonic_s() - started_s
+                self._newest_ms = max(self._newest_ms, newest)
+                self._next_read_s = started_s + max(REFRESH_S, min(READ_SHARE * took_s, READ_MOST_S))
+                self._asking = None
+            answered.set()
 
     def _newest_in_log(self) -> int:
         last = (self._log.last_record("events", p) for p in range(self._log.partitions("events")))

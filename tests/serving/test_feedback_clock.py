@@ -1,6 +1,7 @@
 """Posts become events that close: stamped, partitioned, durable; and time goes on after a replay."""
 
 import errno
+import threading
 
 import numpy as np
 import pytest
@@ -63,6 +64,40 @@ def test_a_running_replay_tells_the_time_through_the_log(log):
     assert not clock.go_on_if_due()
     hands.now_s += 3_600
     assert clock.now_ms() == T0
+
+
+class SilentLog:
+    """A log whose brokers are away while `answers` is not set."""
+
+    def __init__(self, log) -> None:
+        self._log, self.answers, self.asked = log, threading.Event(), 0
+
+    def __getattr__(self, name):
+        return getattr(self._log, name)
+
+    def last_record(self, topic, partition):
+        self.asked += 1
+        self.answers.wait()
+        return self._log.last_record(topic, partition)
+
+
+def test_a_log_that_does_not_answer_leaves_the_time_where_it_was_and_keeps_nobody_waiting(log):
+    silent, hands = SilentLog(log), Hands()
+    silent.answers.set()
+    clock = EventClock(silent, monotonic_s=hands)
+    replayed(log, end=False)
+    assert clock.now_ms() == T0
+    silent.answers.clear()
+    replayed(log, end=False, at_ms=T0 + 1_000)
+    asked = silent.asked
+    for _ in range(100):
+        hands.now_s += 1
+        assert clock.now_ms() == T0
+    assert silent.asked == asked + 1, "one question is under way, whoever asks"
+    silent.answers.set()
+    clock.close()
+    hands.now_s += 100
+    assert clock.now_ms() == T0 + 1_000
 
 
 def test_the_clock_of_an_ended_replay_goes_on_at_its_speed(log, tmp_path):
