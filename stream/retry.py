@@ -8,7 +8,10 @@ from infra.errors import RetryableError
 
 
 class Retrier:
-    """Runs an action until it succeeds; the number of failed tries is in `retries`."""
+    """Runs an action until it succeeds; the number of failed tries is in `retries`.
+
+    It says so after the first failed try of an action, the second, the fourth: an outage of hours is some lines.
+    """
 
     def __init__(
         self, stopping: Callable[[], bool] = lambda: False, sleep: Callable[[float], None] = time.sleep
@@ -19,13 +22,16 @@ class Retrier:
 
     def __call__(self, action: Callable[[], object]) -> None:
         """Raises the last RetryableError where the process is told to stop meanwhile."""
+        failed = 0
         while True:
             try:
                 action()
                 return
             except RetryableError as error:
                 self.retries += 1
-                _say(f"waiting, to try again: {error}")
+                failed += 1
+                if failed & (failed - 1) == 0:
+                    _say(f"waiting, to try again: {error}")
                 if self.stopping():
                     raise
                 self.sleep(error.after_s)

@@ -82,7 +82,7 @@ def test_whoever_waits_says_why_and_goes_on_where_its_own_output_is_on_the_full_
 
     retry = Retrier(sleep=lambda s: None)
     retry(action)
-    assert capsys.readouterr().err.count("waiting, to try again: no space left") == 3
+    assert capsys.readouterr().err.count("waiting, to try again: no space left") == 2  # at 1 and 2, not 3
     monkeypatch.setattr("sys.stderr", _Refusing())
     tries.clear()
     retry(action)
