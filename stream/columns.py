@@ -9,6 +9,7 @@ Kafka compresses by itself. Decoded arrays are writable, aligned and contiguous 
 so that kernels see one array type and no caller can reach the log's own memory.
 """
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -162,7 +163,7 @@ class Codec:
             batch.validate(full=True)
         except MalformedRecordError:
             raise
-        except (pa.ArrowException, StopIteration, EOFError, OSError, ValueError) as error:
+        except (pa.ArrowException, StopIteration, EOFError, OSError, ValueError, IndexError, struct.error) as error:
             raise MalformedRecordError(f"not an Arrow IPC stream with a record batch: {error}") from error
         return batch
 

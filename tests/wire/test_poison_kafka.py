@@ -214,9 +214,9 @@ class Workers:
     def base_port(self) -> int:
         return self.port - PROCESSES.index("joiner")
 
-    def start(self, number: int) -> None:
+    def start(self, number: int, *more: str) -> None:
         command = [sys.executable, "-m", "infra.cli", "join", "--run", str(self.folder.path), "--number", str(number)]
-        self.running[number] = subprocess.Popen(command)
+        self.running[number] = subprocess.Popen([*command, *more])
 
     def signal(self, what: signal.Signals) -> None:
         for process in self.running.values():
@@ -318,6 +318,21 @@ def test_of_two_workers_one_is_killed_and_every_dead_event_has_one_letter_and_is
     in_items = sum(key.startswith(b"items") for key in want)
     assert report["accounted"]
     assert report["dropped"]["malformed"] + in_items == dead == sum(report["dead_letters"].values())
+
+
+@pytest.mark.slow
+def test_faust_hands_on_the_poison_too_or_it_is_read_without_it(
+    kafka: str, url: str, log: EventLog, sent: dict[int, list[Sent]], truth: dict[int, list[Any]], workers: Workers
+) -> None:
+    prefix, producers = url.rpartition("/")[2], poison.Producers(kafka)
+    for p, messages in sent.items():
+        producers.send(f"{prefix}.events", p, messages)
+    producers.close()
+    workers.start(1, "--engine", "faust")
+    wait_until(lambda: closed(log), "all joined")
+    assert workers.running[1].poll() is None
+    assert {p: joined(log, p) for p in range(PARTITIONS)} == truth
+    check_letters(log, expected("events", sent))
 
 
 def items_of(value: bytes) -> ItemColumns:

@@ -28,6 +28,7 @@ from infra.eventlog.kafka.records import record_from
 from infra.metrics import Metrics
 from stream.join.faust.security import credentials
 from stream.join.faust.told import Assigned, Batch, Failed, Revoked, Told
+from stream.join.faust.unreadable import leave_out_unreadable
 
 TAKE_RECORDS = 512  # a batch
 TAKE_WITHIN_S = 0.02
@@ -116,6 +117,7 @@ class FaustThread(threading.Thread):
             await app.stop()
 
     def _build(self) -> Any:
+        leave_out_unreadable()
         app = faust.App(**self._settings)
         if self._metrics is not None:
             app.sensors.add(Sensor(self._metrics))
