@@ -90,6 +90,17 @@ def test_headers_of_any_bytes_are_passed_over_or_make_the_meta_unreadable_and_ne
         decode_wire_meta(UNREADABLE_META)
 
 
+@pytest.mark.parametrize("codec", ["gzip", "lz4", "snappy", "zstd"])
+def test_a_record_that_is_small_on_the_wire_and_large_unpacked_is_read(kafka, prefix, log, codec):
+    """The broker takes it by its compressed size; nobody may take it for damaged, or pass over it."""
+    settings = {"compression.type": codec, "message.max.bytes": 64 << 20}
+    producer = Producer({"bootstrap.servers": kafka, **settings})
+    for value in (b" " * (20 << 20), b"{}"):
+        producer.produce(f"{prefix}.t", value, partition=1)
+        assert not producer.flush(30)
+    assert [len(record.value) for record in log.read("t", 1, 0)] == [20 << 20, 2]
+
+
 def test_records_of_aiokafka_lie_where_ours_would(kafka, prefix, log):
     async def send():
         async with AIOKafkaProducer(bootstrap_servers=kafka) as producer:

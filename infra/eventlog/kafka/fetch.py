@@ -32,6 +32,9 @@ NEW_WAIT_S = 3.0  # ... for the first word of a partition; librdkafka may look f
 ASK_AGAIN_S = 1.0  # ends are asked for at least this often by a reader that gets nothing
 # A batch whose checksum, compression or form is wrong: librdkafka says so, and would go on behind it.
 DAMAGED = frozenset({KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION, KafkaError._NOT_IMPLEMENTED})
+# A broker weighs a batch as it comes, compressed. What it unpacks to, librdkafka holds to the size of an answer (zstd
+# alone; of other codecs, to nothing) and calls damaged beyond: room for a record that is too large, to be told so.
+UNPACKED_BYTES = 256 << 20
 PARKED_S = 0.02  # a poll that waited this long would have got what was there
 
 
@@ -47,7 +50,7 @@ def consumer_settings(group: str, max_record_bytes: int) -> dict[str, Any]:
         "check.crcs": True,
         "fetch.message.max.bytes": min(max_record_bytes, 1 << 20),
         "fetch.max.bytes": max(max_record_bytes, 16 << 20),
-        "receive.message.max.bytes": max(max_record_bytes, 16 << 20) + (1 << 20),
+        "receive.message.max.bytes": max(max_record_bytes + (1 << 20), UNPACKED_BYTES),
         "queued.max.messages.kbytes": BUFFER_BYTES >> 10,
         "queued.min.messages": BUFFER_RECORDS,
         "fetch.wait.max.ms": 25,  # also how long a seek or a new partition waits for the fetch that is under way
@@ -182,7 +185,8 @@ class Fetcher:
             self._error = CorruptStateError(
                 f"{self._topic}/{number}: the broker's bytes from offset {self._fetched.get(number)} on are damaged "
                 f"({error.str()}): stop that broker, delete its folder of this partition and let it copy another "
-                "replica; where there is none, restore the topic from a backup"
+                "replica; where there is none, restore the topic from a backup. (A batch of zstd that unpacks to more "
+                f"than {UNPACKED_BYTES >> 20} MiB looks the same.)"
             )
         elif code in FIX or error.fatal():
             self._error = self._cluster.verdict(f"reading {self._topic}", error)
