@@ -91,7 +91,7 @@ def demo(
         console.print(f"[bold]1[/]  the generated log in {data} is there")
     prepare(folder, wanted, [data])
     names = ", ".join(m.name for m in loop_members(read_source(folder), folder.load_config(), crew))
-    console.print(f"[bold]2[/]  starting {names} over {folder.load_config().log.url or out}")
+    console.print(f"[bold]2[/]  starting {names} over {folder.load_config().log.url or out}", soft_wrap=True)
     _watch(folder, console, crew)
     console.print(_next_steps(folder), highlight=False, soft_wrap=True)
 

@@ -5,7 +5,9 @@ as one likes, under names of their own; the group protocol divides the partition
 process of its own: it reads `examples`, whoever wrote them.
 """
 
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -95,6 +97,7 @@ class Joining:
         if not grouped:
             self._archive = ArchiveThread(lambda: open_archive(process, process.folder.open_log(config)))
             self._archive.start()
+        self._partitions: list[int] = []  # as last said
         self._counted: dict[str, int] = {}
         self._buried: dict[Reason, int] = {}
         self.ended = False
@@ -140,6 +143,9 @@ class Joining:
             metrics.add("ouzel_dead_letters_total", n - self._buried.get(name, 0), reason=name.value)
         self._buried = dead
         metrics.set("ouzel_lag_records", self._lags.of("joiner"))
+        if self.worker.partitions != self._partitions:
+            self._partitions = self.worker.partitions
+            _say_partitions(self._partitions)
         if self._archive is not None:
             metrics.set("ouzel_archive_tick", self._archive.closed_through)
         self._process.progress(
@@ -150,3 +156,14 @@ class Joining:
             dropped=sum(counts.get(reason.value, 0) for reason in DropReason),
             partitions=len(self.worker.partitions),
         )
+
+
+def _say_partitions(partitions: list[int]) -> None:
+    """For whoever watches a group: who joins what, whenever that changes."""
+    text = (
+        f"joins partitions {', '.join(map(str, partitions))}"
+        if partitions
+        else "stands by: its partitions are others's now"
+    )
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)

@@ -122,7 +122,7 @@ def test_our_records_are_read_by_kafka_python_without_an_extra(kafka, prefix, co
     writer.close()
     log.close()
     consumer = other.KafkaConsumer(
-        f"{prefix}.t", bootstrap_servers=kafka, auto_offset_reset="earliest", consumer_timeout_ms=5_000
+        f"{prefix}.t", bootstrap_servers=kafka, auto_offset_reset="earliest", consumer_timeout_ms=60_000
     )
     first, second = (next(consumer) for _ in range(2))
     consumer.close()

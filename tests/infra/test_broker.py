@@ -124,6 +124,6 @@ def test_nodes_end_and_their_folder_goes_when_their_owner_has_gone(tmp_path: Pat
     assert node.poll() is None
     owner.kill()
     owner.wait()
-    assert node.wait(timeout=10) == -9
-    assert watch.wait(timeout=10) == 0
+    assert node.wait(timeout=60) == -9
+    assert watch.wait(timeout=60) == 0
     assert not folder.exists()

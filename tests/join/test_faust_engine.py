@@ -120,7 +120,7 @@ def test_ouzel_join_with_the_engine_faust_joins_a_run_and_exports_its_sensors(tm
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         metrics = answer.read().decode()
     process.terminate()
     _, said = process.communicate(timeout=LIVES_S)

