@@ -27,6 +27,7 @@ MODULES = {
     "ours": "tests.bench.table.ours",
     "index_select": "tests.bench.table.known_rows",
     "dict": "tests.bench.table.dictionary",
+    "lines": "tests.bench.table.lines",
     "torchrec": "tests.bench.table.managed_collision",
     "torch_adagrad": "tests.bench.table.torch_adagrad",
 }

@@ -103,6 +103,9 @@ PLAN = (
         ids=MANY,
     ),
     Comparison(
+        "two threads, bare lines", Side("lines", "two_threads"), Side("lines", "lookup"), "one thread", None, ids=MANY
+    ),
+    Comparison(
         "find, 64 x the keys",
         Side("ours", "find", 8.0, 1),
         Side("ours", "find", 0.125, 1),
