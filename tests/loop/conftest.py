@@ -33,12 +33,20 @@ BAD_ROWS = {
 }
 
 
+FIGURES = ("digest", "arms", "events_in", "examples_out", "dropped", "dead_letters")
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished run."""
 
     folder: RunFolder
     report: dict[str, Any]
+
+
+def figures(report: dict[str, Any]) -> dict[str, Any]:
+    """What must be equal: the digest of the last version, and every figure of every arm."""
+    return {key: report[key] for key in FIGURES}
 
 
 @pytest.fixture(scope="session")
