@@ -64,7 +64,7 @@ def committed(url: str) -> dict[int, int]:
     return {each.partition: each.offset for each in answer.result().topic_partitions}
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(18, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(18, marks=pytest.mark.slow)])
 def test_killed_with_a_backlog_it_writes_the_bytes_of_the_own_engine(
     tmp_path: Path, truth: Any, url: str, kills: int
 ) -> None:

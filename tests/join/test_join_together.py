@@ -101,6 +101,7 @@ def test_a_joiner_that_dies_is_named_and_ends_the_command_and_the_others(run: Pa
             os.kill(pid, 0)
 
 
+@pytest.mark.slow
 def test_joiners_that_are_told_to_stop_while_no_broker_answers_do_not_wait_for_it(
     run: Path, own_broker: Broker
 ) -> None:
