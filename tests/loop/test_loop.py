@@ -1,6 +1,7 @@
 """The whole loop in real processes: what it accounts for, and that its result is a function of the log alone."""
 
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -70,25 +71,69 @@ def test_another_speed_gives_equal_digests(straight: Run, new_run: Callable[...,
     assert result(folder) == result(straight.folder)
 
 
-@pytest.mark.parametrize("seed", [1])
 def test_killing_every_process_in_the_middle_gives_equal_digests(
-    straight: Run, new_run: Callable[..., RunFolder], seed: int
+    straight: Run, new_run: Callable[..., RunFolder]
 ) -> None:
     folder = new_run("replay.speed=20000x")
-    fleet = Fleet(folder, loop_members(read_source(folder), folder.load_config()))
+    kill_each(folder, Crew(), "joiner", "replay", "trainer", "retrain", "evaluator", "replica")
+    assert result(folder) == result(straight.folder)
+
+
+@pytest.mark.slow
+def test_killing_every_process_in_the_middle_over_kafka_gives_equal_digests(
+    straight: Run, new_run: Callable[..., RunFolder], kafka: str
+) -> None:
+    folder = new_run("replay.speed=5000x", f"log.url='kafka://{kafka}'")
+    names = ("joiner", "replay", "trainer", "joiner-2", "retrain", "archive", "evaluator", "replica", "replica-2")
+    kill_each(folder, Crew(workers=2, replicas=2), *names)
+    assert result(folder) == result(straight.folder)
+    drop_log(folder, Console(quiet=True))
+
+
+def kill_each(folder: RunFolder, crew: Crew, *names: str) -> None:
+    """Run the loop; kill and start again each of these processes once it is at work."""
+    fleet = Fleet(folder, loop_members(read_source(folder), folder.load_config(), crew))
     try:
         fleet.start_all()
-        for name in ("joiner", "replay", "trainer", "retrain", "evaluator", "replica"):
+        for name in names:
             wait_until_busy(folder, name)
             fleet.kill(name)
             fleet.start(name)
-        deadline = time.monotonic() + PATIENCE_S
-        while fleet.check() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not fleet.running(), f"still running after {PATIENCE_S} s"
+        wait_for_the_end(fleet)
     finally:
         fleet.stop_all()
+
+
+def wait_for_the_end(*fleets: Fleet) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while sum(len(fleet.check()) for fleet in fleets) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(fleet.running() for fleet in fleets), f"still running after {PATIENCE_S} s"
+
+
+@pytest.mark.slow
+def test_a_trainer_goes_on_on_another_machine_that_has_the_brokers_and_the_store_alone(
+    straight: Run, new_run: Callable[..., RunFolder], kafka: str, tmp_path: Path
+) -> None:
+    folder, elsewhere = new_run("replay.speed=5000x", f"log.url='kafka://{kafka}'"), RunFolder(tmp_path)
+    shutil.copy(folder.config_file, elsewhere.config_file)
+    elsewhere.store.symlink_to(folder.store)  # a file system that both mount
+    members = loop_members(read_source(folder), folder.load_config(), Crew(workers=2))
+    others = Fleet(folder, [member for member in members if member.name != "trainer"])
+    here, there = (Fleet(where, [m for m in members if m.name == "trainer"]) for where in (folder, elsewhere))
+    try:
+        here.start_all()
+        others.start_all()
+        wait_until_busy(folder, "trainer")
+        here.kill("trainer")
+        there.start_all()
+        wait_for_the_end(others, there)
+    finally:
+        for fleet in (here, others, there):
+            fleet.stop_all()
+    shutil.copy(elsewhere.stats / "trainer.json", folder.stats)
     assert result(folder) == result(straight.folder)
+    drop_log(folder, Console(quiet=True))
 
 
 def test_a_run_is_derived_again_from_its_logs_bit_for_bit(straight: Run) -> None:

@@ -65,6 +65,10 @@ def answered(offset: int) -> int:
 FORGOTTEN_S = 3_600.0  # how long librdkafka keeps a question that nobody waits for any more
 
 
+class GroupRunsError(ConfigError):
+    """A group has members, which run, or died less than a session ago."""
+
+
 class Places:
     """What the brokers know of a topic and its readers, asked through the admin client. Any thread may use it."""
 
@@ -129,7 +133,7 @@ class Places:
         return {number: place for number, place in places if place is not None}
 
     def forget(self, group: str) -> None:
-        """Delete a group. ConfigError where it has members that run."""
+        """Delete a group. GroupRunsError where it has members that run."""
         try:
             self._cluster.gather(
                 f"forgetting {group}",
@@ -137,7 +141,7 @@ class Places:
             )
         except ConfigError as error:
             if _code(error) == KafkaError.NON_EMPTY_GROUP:
-                raise ConfigError(f"{group}: its members still run; stop them, then forget it") from error
+                raise GroupRunsError(f"{group}: its members still run; stop them, then forget it") from error
             if _code(error) != KafkaError.GROUP_ID_NOT_FOUND:
                 raise
 

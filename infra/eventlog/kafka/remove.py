@@ -1,13 +1,16 @@
 """Removes a log from a cluster: its topics, and the groups that hold its readers' positions."""
 
+import time
+
 from infra.config import LogConfig
 from infra.errors import ConfigError
 from infra.eventlog.base import TOPICS
 from infra.eventlog.kafka.address import parse_address
 from infra.eventlog.kafka.cluster import Cluster
-from infra.eventlog.kafka.places import Places
+from infra.eventlog.kafka.places import GroupRunsError, Places
 
 CONNECT_S = 15.0
+SESSION_S = 15.0  # by then a member that died, or was told to leave before it had quite come, is missed
 
 
 def remove_topics(url: str, config: LogConfig) -> list[str]:
@@ -26,7 +29,18 @@ def remove_topics(url: str, config: LogConfig) -> list[str]:
     places = Places(cluster)
     for name in names:
         for reader in places.readers(name):
-            places.forget(f"{name}/{reader}")
+            _forget(places, f"{name}/{reader}")
     if names:
         cluster.gather("removing topics", lambda t: admin.delete_topics(names, operation_timeout=t, request_timeout=t))
     return names
+
+
+def _forget(places: Places, group: str) -> None:
+    deadline = time.monotonic() + SESSION_S
+    while True:
+        try:
+            return places.forget(group)
+        except GroupRunsError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.5)

@@ -58,12 +58,20 @@ class Ours(Contender):
         return timed(self.table.find, self._keys(**what))
 
     def upsert(self, **what: Any) -> Answer:
-        """Keys, 1 % of them new, to vectors; the new ones get a row."""
+        """Keys, 1 % of them new, to new arrays of vectors; the new ones get a row."""
+        return self._upsert(None, **what)
+
+    def upsert_out(self, **what: Any) -> Answer:
+        """The same, to vectors in an array that is there already."""
+        return self._upsert(self._out(what["batch"]), **what)
+
+    def _upsert(self, out: NDArray[np.float32] | None, **what: Any) -> Answer:
         self._nonce += 1
         rows = self.inputs.batches(what["distribution"], what["part"], what["ids"], what["batch"])
-        batches = self.inputs.with_fresh(rows, self._nonce, 0.01)
-        before = len(self.table)
-        answer = timed(lambda keys: self.table.lookup_or_insert(keys, 1), batches)
+        batches, before = self.inputs.with_fresh(rows, self._nonce, 0.01), len(self.table)
+        answer = timed(
+            lambda keys: self.table.lookup_or_insert(keys, 1, out=None if out is None else out[: len(keys)]), batches
+        )
         assert len(self.table) > before
         return answer
 

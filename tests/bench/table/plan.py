@@ -83,7 +83,8 @@ PLAN = (
         whole=True,
         fill=False,
     ),
-    Comparison("1 % new", Side("ours", "upsert"), Side("ours", "lookup"), "our pure lookup", 0.8),
+    Comparison("1 % new", Side("ours", "upsert"), Side("ours", "lookup"), "our pure lookup, new array", 0.8),
+    Comparison("1 % new", Side("ours", "upsert_out"), Side("ours", "lookup_out"), "our pure lookup, out=", 0.8),
     Comparison("adagrad", Side("ours", "adagrad"), Side("torch_adagrad", "adagrad"), ADAGRAD, 3, 3),
     Comparison(
         "adagrad, sums known",
