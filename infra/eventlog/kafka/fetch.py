@@ -53,7 +53,7 @@ def consumer_settings(group: str, max_record_bytes: int) -> dict[str, Any]:
         "receive.message.max.bytes": max(max_record_bytes + (1 << 20), UNPACKED_BYTES),
         "queued.max.messages.kbytes": BUFFER_BYTES >> 10,
         "queued.min.messages": BUFFER_RECORDS,
-        "fetch.wait.max.ms": 25,  # also how long a seek or a new partition waits for the fetch that is under way
+        "fetch.wait.max.ms": 100,  # also how long a seek or a new partition waits for the fetch that is under way
         "fetch.queue.backoff.ms": 10,
         "fetch.error.backoff.ms": 50,
     }
