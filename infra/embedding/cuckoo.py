@@ -178,10 +178,12 @@ class EmbeddingTable(RowStore):
         """
         rows = np.empty(len(keys), np.int32)
         index, heap = self._index, self._heap
-        if len(index) + len(keys) > heap.max_rows:
-            self.sweep()  # not later: a row of this very call may be one that has expired already
-        self._expect_rows(len(keys))
         before = len(index)
+        if before + len(keys) > heap.max_rows:
+            self.sweep()  # not later: a row of this very call may be one that has expired already
+            before = len(index)
+        if len(self._bounds):
+            self._expect_rows(len(keys))
         done: Int = 0
         while done < len(keys):
             arrays = (
@@ -193,11 +195,12 @@ class EmbeddingTable(RowStore):
                 at, why, returned = insert(*arrays, True, *options)
             else:
                 at, why, returned = insert_and_copy(*arrays, out, *options)
-            self.counts.inserted += len(index) - before + returned
+            after = len(index)
+            self.counts.inserted += after - before + returned
             self.counts.expired += returned
             if why == FULL:
                 raise self._full()
-            before, done = len(index), at
+            before, done = after, at
             if why == GROW:
                 index.grow()
         return rows

@@ -12,7 +12,7 @@ from infra.embedding.gather import AHEAD, copy_row, fetch_row
 from infra.embedding.index import buckets as bk
 from infra.embedding.initial import write_initial
 from infra.embedding.life.policy import NEVER
-from infra.embedding.machine import Int, prefetch
+from infra.embedding.machine import Int, leaf, prefetch
 
 DONE, GROW, FULL = 0, 1, -1  # why an insert stopped
 CHUNK = 1_024  # keys that get their rows before the first of them is copied
@@ -56,7 +56,9 @@ def insert(
         hi = bk.approach(words, head, keys, lo, near, far)
         for i in range(lo, hi):
             rows[_U(i)] = bk.row_at(words, cells, near[_U(i - lo)], far[_U(i - lo)], keys[_U(i)])
-            if sees and rows[_U(i)] >= 0:
+            if rows[_U(i)] < 0:
+                bk.fetch_others(words, cells, head, near[_U(i - lo)], far[_U(i - lo)])
+            elif sees:
                 prefetch(last_seen, np.int64(rows[_U(i)]))
         made = 0
         for i in range(lo, hi):
@@ -85,16 +87,34 @@ def insert(
                 made += 1
             else:
                 returned += 1
-            last_seen[_U(row)] = tick
-            if len(row_keys):
-                row_keys[_U(row)] = key
-                chunk = _U(row) >> _U(CHUNK_BITS)
-                bounds[chunk] = min(bounds[chunk], np.int32(tick))
-            write_initial(base, key, units, values, row)
-            for j in range(state.shape[1]):
-                state[_U(row), j] = state_init[j]
+            _begin_row(values, state, last_seen, row_keys, bounds, row, key, tick, base, units, state_init)
         lo = hi
     return len(keys), DONE, returned
+
+
+@leaf
+def _begin_row(
+    values: NDArray[np.float32],
+    state: NDArray[np.float32],
+    last_seen: NDArray[np.int32],
+    row_keys: NDArray[np.int64],
+    bounds: NDArray[np.int32],
+    row: Int,
+    key: Int,
+    tick: int,
+    base: int,
+    units: NDArray[np.float64],
+    state_init: NDArray[np.float32],
+) -> None:
+    """A row begins: the initial vector of its key, and the initial state."""
+    last_seen[_U(row)] = tick
+    if len(row_keys):
+        row_keys[_U(row)] = key
+        chunk = _U(row) >> _U(CHUNK_BITS)
+        bounds[chunk] = min(bounds[chunk], np.int32(tick))
+    write_initial(base, key, units, values, row)
+    for j in range(state.shape[1]):
+        state[_U(row), _U(j)] = state_init[_U(j)]
 
 
 @njit(cache=True, nogil=True)

@@ -81,7 +81,7 @@ class RowStore:
     def _expect_rows(self, n: int) -> None:
         """Have a bound for each chunk that n more rows may reach."""
         chunks = (min(self._heap.high + n, self._heap.max_rows) >> CHUNK_BITS) + 1
-        if 0 < len(self._bounds) < chunks:
+        if len(self._bounds) < chunks:
             more = np.full(max(chunks, 2 * len(self._bounds)) - len(self._bounds), FREE, np.int32)
             self._bounds = np.concatenate((self._bounds, more))
 

@@ -13,12 +13,12 @@ from numba import njit
 from numpy.typing import NDArray
 
 from infra.embedding.index.bucket import WAYS, cell_of, far_of, hash_of, locate, near_of, room_in_emptier, row_at
-from infra.embedding.index.displace import displace
+from infra.embedding.index.displace import displace, fetch_others
 from infra.embedding.machine import Int, leaf, prefetch
 
 __all__ = [
-    "WAYS", "approach", "block", "cell_of", "drop_rows", "find_rows", "list_rows", "locate", "make_room", "occupy",
-    "row_at", "set_rows",
+    "WAYS", "approach", "block", "cell_of", "drop_rows", "fetch_others", "find_rows", "list_rows", "locate", "make_room",
+    "occupy", "row_at", "set_rows",
 ]  # fmt: skip
 
 BLOCK = 128  # keys whose buckets are fetched together: 16 KB, and long enough to hide the memory behind the first

@@ -2,7 +2,8 @@
 
 The search is breadth-first over buckets, from the two full ones, each full bucket leading to the five where its keys
 could stand instead; it ends at the first bucket with a free place (libcuckoo, Li et al. 2014). Nothing moves before the
-whole chain is known, so a search that fails has changed nothing. Its bound:
+whole chain is known, so a search that fails has changed nothing. Five buckets that one move leads to are tried before
+there is a tree, and an insert of many keys prefetches them for its whole block (`fetch_others`). Its bound:
 
 - at most SEARCH = 512 buckets are looked at, each one cache line: 2 + 10 + 50 + 250 in depths 0 to 3, and 200 of
   depth 4. So a chain has at most MOVES = 4 moves, and an insert writes at most 4 + 1 places.
@@ -30,6 +31,11 @@ def displace(
     words: NDArray[np.int64], cells: NDArray[np.int32], head: NDArray[np.int64], a: np.uint64, b: np.uint64
 ) -> Int:
     """Free a spot in bucket a or b by moving keys to their other buckets; the spot, or -1 and nothing moved."""
+    for i in range(WAYS):  # most searches end here: one of five others has room, and they are on their way already
+        spot = a << _U(3) | _U(i)
+        free = room_in(cells, bucket_of(head, words[spot], (a & _U(1)) ^ _U(1)))
+        if free >= 0:
+            return _move(words, cells, np.int64(spot), free)
     # A tree without pointers, in head[TREE:]: the keys of node i lead to the nodes from 2 + 5 i on, in order of place.
     head[TREE], head[TREE + 1] = a, b
     seen, at = 2, 0
@@ -52,12 +58,28 @@ def _shift(words: NDArray[np.int64], cells: NDArray[np.int32], head: NDArray[np.
     """Walk a chain back to its start: each key steps into the spot freed before it. The spot that is free at last."""
     while at >= 2:
         at, place = (at - 2) // WAYS, (at - 2) % WAYS
-        spot = head[_U(TREE + at)] * 8 + place
-        words[_U(free)] = words[_U(spot)]
-        cells[cell_of(free)] = cells[cell_of(spot)]
-        cells[cell_of(spot)] = 0
-        free = spot
+        free = _move(words, cells, head[_U(TREE + at)] * 8 + place, free)
     return free
+
+
+@leaf
+def _move(words: NDArray[np.int64], cells: NDArray[np.int32], spot: Int, free: Int) -> Int:
+    """The key at `spot` steps into a free one; the spot that is free now."""
+    words[_U(free)] = words[_U(spot)]
+    cells[cell_of(free)] = cells[cell_of(spot)]
+    cells[cell_of(spot)] = 0
+    return spot
+
+
+@leaf
+def fetch_others(
+    words: NDArray[np.int64], cells: NDArray[np.int32], head: NDArray[np.int64], a: np.uint64, b: np.uint64
+) -> None:
+    """Prefetch where the keys of bucket a could stand instead, if a and b are full and a new key is to come."""
+    if room_in(cells, a) < 0 and room_in(cells, b) < 0:
+        for i in range(WAYS):
+            other = bucket_of(head, words[a << _U(3) | _U(i)], (a & _U(1)) ^ _U(1))
+            prefetch(words, np.int64(other << _U(3)))
 
 
 @leaf

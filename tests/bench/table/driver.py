@@ -111,7 +111,9 @@ def _record(
     record = {
         "case": comparison.case, "distribution": distribution, "batch": batch, "per_s": per_s,
         "rival": comparison.title, "rival_per_s": rival_per_s, "ratio": per_s / rival_per_s,
-        "ratio_least": min(ratios), "ratio_most": max(ratios), "bar": comparison.bar, "keys": keys,
+        "ratio_least": min(ratios), "ratio_most": max(ratios),
+        "ratio_best": max(rates[0]) / max(rates[1]),  # what other guests of the host disturbed least, on both sides
+        "bar": comparison.bar, "keys": keys,
         "dim": comparison.ours.dim, "rounds": len(mine),
     }  # fmt: skip
     if all("cpu_s" in answer for answer in (*mine, *theirs)):  # what a busy machine distorts less

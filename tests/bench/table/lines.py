@@ -1,7 +1,8 @@
-"""What the memory of this machine gives: random cache lines, two to a row as a table's vectors are, and nothing else.
+"""What this machine gives: random cache lines, two to a row as a table's vectors are; and arithmetic without memory.
 
-Nobody's look-up can have more lines a second than this. It tells apart a table whose threads are in each other's way
-from one that has all the memory there is.
+Nobody's look-up can have more lines a second than this, nor a second thread more than arithmetic gets from it, where
+the two processors are halves of one core or a host lends them to others. So it tells apart a table whose threads are
+in each other's way from one that has all the machine there is.
 """
 
 from typing import Any
@@ -15,6 +16,7 @@ from infra.embedding.slab import reserve
 from tests.bench.table.contender import Answer, Contender, at_once, timed
 
 LINE = 8  # int64 in a cache line
+STEPS = 160  # of four multiplications: about the time of a look-up
 AHEAD = 32  # lines between a prefetch and its use; 16 and 64 were no faster
 
 
@@ -28,6 +30,16 @@ def _sum_lines(memory: NDArray[np.int64], starts: NDArray[np.int64]) -> int:
     return total
 
 
+@njit(cache=True, nogil=True)
+def _multiply(steps: int) -> np.uint64:
+    """Four chains of multiplications, in registers alone."""
+    a, b, c, d = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
+    odd = np.uint64(0x5851F42D4C957F2D)
+    for _ in range(steps):
+        a, b, c, d = a * odd + np.uint64(1), b * odd + np.uint64(3), c * odd + np.uint64(5), d * odd + np.uint64(7)
+    return a ^ b ^ c ^ d
+
+
 class Lines(Contender):
     """Rows of huge pages, read by number."""
 
@@ -35,6 +47,7 @@ class Lines(Contender):
         self.memory = reserve((self.inputs.keys * self.dim // 2,), np.int64)
         self.memory[:] = 1
         assert _sum_lines(self.memory, np.zeros(3, np.int64)) == 3
+        _multiply(1)
 
     def _starts(self, distribution: str, batch: int, part: int, ids: int) -> list[NDArray[np.int64]]:
         batches = self.inputs.batches(distribution, part, ids, batch)
@@ -48,6 +61,14 @@ class Lines(Contender):
     def two_threads(self, **what: Any) -> Answer:
         """The same by two threads, each half of the batches."""
         return at_once(lambda me, starts: _sum_lines(self.memory, starts), self._starts(**what))
+
+    def arithmetic(self, *, ids: int, batch: int, **_: Any) -> Answer:
+        """STEPS multiplications an id, by one thread."""
+        return timed(_multiply, [STEPS * batch] * (ids // batch))
+
+    def arithmetic_of_two(self, *, ids: int, batch: int, **_: Any) -> Answer:
+        """The same by two threads, each half of them."""
+        return at_once(lambda me, steps: _multiply(steps), [STEPS * batch] * (ids // batch))
 
 
 CONTENDER = Lines

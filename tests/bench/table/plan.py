@@ -58,6 +58,7 @@ def at_highest_load(keys: int) -> int:
 KNOWN = "torch.index_select"
 DICT = "dict + NumPy rows"
 MANAGED = "TorchRec MCH"
+LOOKUP = "our pure lookup"
 ADAGRAD = "torch.optim.Adagrad, sparse"
 
 PLAN = (
@@ -71,20 +72,20 @@ PLAN = (
     Comparison("lookup", Side("ours", "lookup_out"), Side("dict", "lookup_out"), f"{DICT}, out=", 8, 3),
     Comparison("lookup", Side("ours", "lookup"), Side("torchrec", "lookup"), f"{MANAGED}, whole module", 5, 5),
     Comparison("find", Side("ours", "find"), Side("torchrec", "find"), f"{MANAGED}, remap alone", None, 5),
-    Comparison("insert", Side("ours", "insert"), Side("dict", "insert"), DICT, 8, 2, whole=True, fill=False),
+    Comparison("insert", Side("ours", "insert"), Side("dict", "insert"), DICT, 8, 5, whole=True, fill=False),
     Comparison(
         "insert",
         Side("ours", "insert"),
         Side("dict", "insert_alone"),
         "dict alone, no rows",
         None,
-        2,
+        3,
         distributions=("uniform",),
         whole=True,
         fill=False,
     ),
-    Comparison("1 % new", Side("ours", "upsert"), Side("ours", "lookup"), "our pure lookup, new array", 0.8),
-    Comparison("1 % new", Side("ours", "upsert_out"), Side("ours", "lookup_out"), "our pure lookup, out=", 0.8),
+    Comparison("1 % new", Side("ours", "upsert"), Side("ours", "lookup"), f"{LOOKUP}, new array", 0.8, 11),
+    Comparison("1 % new", Side("ours", "upsert_out"), Side("ours", "lookup_out"), f"{LOOKUP}, out=", 0.8, 11),
     Comparison("adagrad", Side("ours", "adagrad"), Side("torch_adagrad", "adagrad"), ADAGRAD, 3, 3),
     Comparison(
         "adagrad, sums known",
@@ -94,7 +95,9 @@ PLAN = (
         3,
         3,
     ),
-    Comparison("two threads", Side("ours", "two_threads"), Side("ours", "lookup_out"), "our one thread", 1.7, ids=MANY),
+    Comparison(
+        "two threads", Side("ours", "two_threads"), Side("ours", "lookup_out"), "our one thread", 1.7, 11, ids=MANY
+    ),
     Comparison(
         "two threads, known rows",
         Side("index_select", "two_threads"),
@@ -105,6 +108,16 @@ PLAN = (
     ),
     Comparison(
         "two threads, bare lines", Side("lines", "two_threads"), Side("lines", "lookup"), "one thread", None, ids=MANY
+    ),
+    Comparison(
+        "two threads, arithmetic alone",
+        Side("lines", "arithmetic_of_two"),
+        Side("lines", "arithmetic"),
+        "one thread",
+        None,
+        11,
+        ids=MANY,
+        distributions=("uniform",),
     ),
     Comparison(
         "find, 64 x the keys",
