@@ -17,8 +17,8 @@ from infra.embedding.index.displace import displace, fetch_others
 from infra.embedding.machine import Int, leaf, prefetch
 
 __all__ = [
-    "WAYS", "approach", "block", "cell_of", "drop_rows", "fetch_others", "find_rows", "list_rows", "locate", "make_room",
-    "occupy", "row_at", "set_rows",
+    "WAYS", "approach", "block", "cell_of", "drop_rows", "fetch_others", "find_rows", "list_rows", "locate",
+    "make_room", "occupy", "row_at", "set_rows",
 ]  # fmt: skip
 
 BLOCK = 128  # keys whose buckets are fetched together: 16 KB, and long enough to hide the memory behind the first
