@@ -8,14 +8,14 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from infra.embedding.gather import AHEAD, copy_row, fetch_row
+from infra.embedding.gather import copy_row, fetch_row, rows_ahead
 from infra.embedding.index import buckets as bk
 from infra.embedding.initial import write_initial
 from infra.embedding.life.policy import NEVER
 from infra.embedding.machine import Int, leaf, prefetch
 
 DONE, GROW, FULL = 0, 1, -1  # why an insert stopped
-CHUNK = 1_024  # keys that get their rows before the first of them is copied
+CHUNK = 4_096  # keys that get their rows before the first of them is copied
 CHUNK_BITS = 10  # rows whose `last_seen` share a lower bound: 1,024, 4 KB
 _MOST = (1 << 32) - 1  # a frequency stays there
 _U = np.uint64
@@ -164,12 +164,13 @@ def _see_and_copy(
 ) -> None:
     """rows[first:last] are seen in `tick`, and their vectors copied: together, so that both wait for memory once."""
     flat, target, dim = values.reshape(-1), out.reshape(-1), values.shape[1]
-    for i in range(first, min(first + AHEAD, last)):
+    ahead = rows_ahead(4 * dim)
+    for i in range(first, min(first + ahead, last)):
         fetch_row(flat, rows[_U(i)], dim)
     for i in range(first, last):
-        if i + AHEAD < last:
-            prefetch(last_seen, np.int64(rows[_U(i + AHEAD)]))
-            fetch_row(flat, rows[_U(i + AHEAD)], dim)
+        if i + ahead < last:
+            prefetch(last_seen, np.int64(rows[_U(i + ahead)]))
+            fetch_row(flat, rows[_U(i + ahead)], dim)
         row = rows[_U(i)]
         last_seen[_U(row)] = max(last_seen[_U(row)], np.int32(tick))
         copy_row(flat, row, dim, target, i)

@@ -8,13 +8,13 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from infra.embedding.gather import AHEAD, copy_row, fetch_row
+from infra.embedding.gather import MOST_AHEAD, copy_row, fetch_row, rows_ahead
 from infra.embedding.index.bucket import row_at
 from infra.embedding.index.buckets import approach, block
 from infra.embedding.life.policy import NEVER
 from infra.embedding.machine import Int, prefetch
 
-CHUNK = 1_024  # keys whose rows are found before the first of them is copied
+CHUNK = 4_096  # keys whose rows are found before the first of them is copied
 
 _U = np.uint64
 
@@ -46,8 +46,9 @@ def look_up(
     A row last seen before `horizon` is absent; NEVER as the horizon leaves `last_seen` unread.
     """
     near, far = block()
-    rows = np.full(CHUNK + AHEAD, -1, np.int32)
+    rows = np.full(CHUNK + MOST_AHEAD, -1, np.int32)
     flat, target, dim = values.reshape(-1), out.reshape(-1), values.shape[1]
+    ahead = rows_ahead(4 * dim)
     absent = 0
     first: Int = 0
     while first < len(keys):
@@ -61,10 +62,10 @@ def look_up(
             lo = hi
         if horizon != NEVER:
             _hide_expired(last_seen, horizon, rows, n)
-        for i in range(min(n, AHEAD)):
+        for i in range(min(n, ahead)):
             fetch_row(flat, rows[_U(i)], dim)
         for i in range(n):
-            fetch_row(flat, rows[_U(i + AHEAD)], dim)  # behind the end are -1, or rows of the chunk before
+            fetch_row(flat, rows[_U(i + ahead)], dim)  # behind the end are -1, or rows of the chunk before
             row = rows[_U(i)]
             found[_U(first + i)] = row >= 0
             if row >= 0:

@@ -1,7 +1,7 @@
 """The steps of all update rules: one kernel a rule over unique rows and their summed gradients.
 
 A kernel visits each row once: it reads gradient, vector and state, steps, caps the row, and asks for the lines of the
-row that it will visit `_AHEAD` rows later, so that a table larger than any cache is updated at the pace of memory, not
+row that it will visit some rows later, so that a table larger than any cache is updated at the pace of memory, not
 of its latency. Every operation is a float32 one in a fixed order (sums over a row run from its first column to its
 last), so the bits are those of `reference`, whatever the order of the rows and the machine's vector width.
 
@@ -16,12 +16,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from infra.embedding.gather import rows_ahead
 from infra.embedding.machine import Int, prefetch
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int32]
 
-_AHEAD = 8  # rows between a prefetch and its use
 _LINE = 16  # float32 in a cache line
 _REFUSED = np.float32(-1)
 _U = np.uint64  # indices are unsigned: numba spends a branch on each signed one, to let -1 mean the last
@@ -29,10 +29,11 @@ _U = np.uint64  # indices are unsigned: numba spends a branch on each signed one
 
 @njit(cache=True, nogil=True)
 def _approach(flat: Floats, width: int, at: int, count: int, rows: Rows, i: Int) -> None:
-    """Fetch the columns [at, at + count) of the row that is `_AHEAD` after the i-th."""
-    if i + _AHEAD >= len(rows) or rows[_U(i + _AHEAD)] < 0:
+    """Fetch the columns [at, at + count) of a row that comes after the i-th."""
+    later = i + rows_ahead(4 * count)
+    if later >= len(rows) or rows[_U(later)] < 0:
         return
-    start = np.int64(rows[_U(i + _AHEAD)]) * width + at
+    start = np.int64(rows[_U(later)]) * width + at
     for o in range(0, count, _LINE):
         prefetch(flat, start + o)
     prefetch(flat, start + count - 1)

@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from infra.embedding.gather import AHEAD
+from infra.embedding.gather import rows_ahead
 from infra.embedding.index.buckets import find_rows
 from infra.embedding.machine import float_of_bits, prefetch
 
@@ -39,9 +39,10 @@ def gather_half(heap: NDArray[np.uint16], rows: NDArray[np.int32], out: NDArray[
     """out[i] = float32 of heap[rows[i]], zeros where the row is -1."""
     dim = heap.shape[1]
     flat = heap.reshape(-1)
+    ahead = rows_ahead(2 * dim)
     for i in range(len(rows)):
-        if i + AHEAD < len(rows) and rows[_U(i + AHEAD)] >= 0:
-            prefetch(flat, np.int64(rows[_U(i + AHEAD)]) * dim)
+        if i + ahead < len(rows) and rows[_U(i + ahead)] >= 0:
+            prefetch(flat, np.int64(rows[_U(i + ahead)]) * dim)
         row = rows[_U(i)]
         if row < 0:
             for j in range(dim):

@@ -18,7 +18,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from infra.embedding.gather import AHEAD
+from infra.embedding.gather import rows_ahead
 from infra.embedding.index.buckets import find_rows
 from infra.embedding.machine import float_of_bits, prefetch
 
@@ -53,10 +53,11 @@ def gather_int8(heap: NDArray[np.int8], rows: NDArray[np.int32], out: NDArray[np
     """out[i] = float32 of the stored row heap[rows[i]], zeros where the row is -1."""
     dim, width = out.shape[1], heap.shape[1]
     flat = heap.reshape(-1)
+    ahead = rows_ahead(width)
     scales = flat.view(np.int32)
     for i in range(len(rows)):
-        if i + AHEAD < len(rows) and rows[_U(i + AHEAD)] >= 0:
-            start = np.int64(rows[_U(i + AHEAD)]) * width
+        if i + ahead < len(rows) and rows[_U(i + ahead)] >= 0:
+            start = np.int64(rows[_U(i + ahead)]) * width
             prefetch(flat, start)
             prefetch(flat, start + width - 1)  # a row may begin at the end of a cache line
         row = rows[_U(i)]
