@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from infra.embedding.gather import copy_row, fetch_row, rows_ahead
 from infra.embedding.index import buckets as bk
+from infra.embedding.index.buckets import find_rows
 from infra.embedding.initial import write_initial
 from infra.embedding.life.policy import NEVER
 from infra.embedding.machine import Int, leaf, prefetch
@@ -139,15 +140,35 @@ def insert_and_copy(
     units: NDArray[np.float64],
     state_init: NDArray[np.float32],
 ) -> tuple[Int, int, int]:
-    """`insert`, and the vectors of the keys in `out` (n, dim), a chunk after the other."""
+    """`insert`, and the vectors of the keys in `out` (n, dim), a chunk after the other.
+
+    Where no row expires, all keys of a chunk are found first and only those without a row are inserted.
+    """
+    fresh, at, made = np.empty(CHUNK, np.int64), np.empty(CHUNK, np.int64), np.empty(CHUNK, np.int32)
     returned, why, first = 0, DONE, start
     while first < len(keys) and why == DONE:
-        last, why, again = insert(
-            words, cells, head, free, heap, values, state, last_seen, row_keys, bounds,
-            keys[: first + CHUNK], rows, horizon != NEVER, first, horizon, tick, base, units, state_init,
-        )  # fmt: skip
+        last = min(first + CHUNK, len(keys))
+        if horizon != NEVER:
+            last, why, again = insert(
+                words, cells, head, free, heap, values, state, last_seen, row_keys, bounds,
+                keys[:last], rows, True, first, horizon, tick, base, units, state_init,
+            )  # fmt: skip
+            returned += again
+        else:
+            find_rows(words, cells, head, keys[first:last], rows[first:last])
+            n = 0
+            for i in range(first, last):
+                if rows[_U(i)] < 0:
+                    fresh[_U(n)], at[_U(n)] = keys[_U(i)], i
+                    n += 1
+            done, why, _ = insert(
+                words, cells, head, free, heap, values, state, last_seen, row_keys, bounds,
+                fresh[:n], made, False, 0, horizon, tick, base, units, state_init,
+            )  # fmt: skip
+            for m in range(done):
+                rows[at[_U(m)]] = made[_U(m)]
+            last = last if done == n else at[_U(done)]
         _see_and_copy(last_seen, values, rows, first, last, tick, out)
-        returned += again
         first = last
     return first, why, returned
 

