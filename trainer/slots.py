@@ -1,6 +1,6 @@
 """A slot as the trainer holds it: its tables, its update rules, and its part of a version.
 
-    slot/<table>/keys values state last_seen [frequency]    rows; a delta has those that were touched
+    slot/<table>/keys values state [last_seen] [frequency]  rows; a delta has those that were touched
     slot/<table>/tombstones                                 keys that lost their row, in a delta only
     admission/<slot>…                                       counts of keys that have no row yet (`trainer.admission`)
 
@@ -26,7 +26,7 @@ from trainer.rules.segments import apply
 Keys = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Rows = Mapping[str, NDArray[np.int32]]
-ROW_COLUMNS = ("keys", "values", "state", "last_seen")
+ROW_COLUMNS = ("keys", "values", "state")
 SWEEP_ROWS = 4_096  # expired rows whose memory one tick gives back: some 0.1 ms
 
 
@@ -104,8 +104,9 @@ class Slot:
         return {f"slot/{self._called(group)}/{column}": getattr(rows, column) for column in self._columns(group)}
 
     def _columns(self, group: str) -> tuple[str, ...]:
-        keeps = self.table.tables[group].policy.frequency
-        return (*ROW_COLUMNS, "frequency") if keeps else ROW_COLUMNS
+        policy = self.table.tables[group].policy
+        kept = {"last_seen": policy.loses_rows, "frequency": policy.frequency}
+        return (*ROW_COLUMNS, *(column for column, keeps in kept.items() if keeps))
 
     def load(self, tensors: Mapping[str, NDArray[Any]], tick: int) -> None:
         """Take a whole state's rows instead of what is here."""
@@ -123,7 +124,9 @@ class Slot:
         for group in self.table.tables:
             prefix = f"slot/{self._called(group)}"
             if f"{prefix}/keys" in tensors:
-                self.table.put(group, *(tensors[f"{prefix}/{c}"] for c in self._columns(group)))
+                columns = {c: tensors[f"{prefix}/{c}"] for c in self._columns(group) if f"{prefix}/{c}" in tensors}
+                unknown = np.full(len(columns["keys"]), tick, np.int32)  # written before the slot had an expiry
+                self.table.put(group, **{"last_seen": unknown} | columns)
         if self._sketch is not None:
             self._sketch.apply(tensors, whole=whole)
         self.table.advance(max(tick, self.table.tick))

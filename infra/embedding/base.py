@@ -27,6 +27,7 @@ from infra.embedding.life.admission import Sketch
 from infra.embedding.life.policy import FREE, NEVER, Counts, Memory, Policy
 
 ABSENT = -1  # the row number of an absent key
+_NO_TICKS = np.empty(0, np.int32)
 _NO_FREQUENCY = np.empty(0, np.uint32)
 
 
@@ -36,7 +37,7 @@ class Rows(NamedTuple):
     keys: NDArray[np.int64]  # (n,)
     values: NDArray[np.float32]  # (n, dim)
     state: NDArray[np.float32]  # (n, state_dim)
-    last_seen: NDArray[np.int32]  # (n,) ticks
+    last_seen: NDArray[np.int32] = _NO_TICKS  # (n,); (0,) where not kept
     frequency: NDArray[np.uint32] = _NO_FREQUENCY  # (n,) occurrences since the row was made; (0,) where not kept
 
     def digest(self, slot: str) -> bytes:
@@ -70,7 +71,8 @@ class Table(Protocol):
     state_dim: int
     policy: Policy
     # The slabs: (max_rows, …) views of reserved address space, of which only touched pages take memory. Index them by
-    # row numbers; never copy or reduce them whole. `last_seen` is the table's to write.
+    # row numbers; never copy or reduce them whole. `last_seen` is the table's to write, and kept only where rows can
+    # go: of length 0 where the policy has neither expiry nor budget.
     values: NDArray[np.float32]
     state: NDArray[np.float32]
     last_seen: NDArray[np.int32]
@@ -93,7 +95,7 @@ class Table(Protocol):
     ) -> NDArray[np.int32]:
         """Row of each key, made where it was absent: initial vector, `state_init`. Equal keys share one row.
 
-        `last_seen` becomes the greater of itself and `tick`, and so does the table's own tick, before anything else.
+        `last_seen`, where kept, becomes the greater of itself and `tick`; so does the table's tick, before all else.
         `occurrences` (n,) says how often each key occurred, 1 if None; those of equal keys add up.
 
         An absent key gets -1 where it is not admitted. Where there is a byte budget and rows would exceed `row_limit`,
@@ -124,14 +126,14 @@ class Table(Protocol):
         keys: NDArray[np.int64],
         values: ArrayLike,
         state: ArrayLike,
-        last_seen: ArrayLike,
+        last_seen: ArrayLike | None = None,
         frequency: ArrayLike | None = None,
     ) -> NDArray[np.int32]:
         """Upsert whole rows, (n, dim), (n, state_dim), (n,) and (n,); of equal keys the last one counts.
 
         Admits every key and moves no tick. Rows that then exceed `row_limit` are evicted as by an assign, whosever.
         Raises ConfigError, and changes nothing, where rows would exceed `max_rows`.
-        A frequency of None or length 0 is 1 where the table keeps one.
+        None or length 0 is unknown: `last_seen` is the table's tick then, a frequency 1, where the table keeps one.
         """
 
     def remove(self, keys: NDArray[np.int64]) -> int:
@@ -199,3 +201,10 @@ def as_occurrences(occurrences: NDArray[np.int64] | None, n: int) -> NDArray[np.
     if len(counted) != n or (n and counted.min() < 1):
         raise ValueError(f"occurrences {counted.shape} of {n} keys; each is at least 1")
     return counted
+
+
+def as_last_seen(last_seen: ArrayLike | None, n: int, tick: int) -> NDArray[np.int32]:
+    """The ticks (n,) of n rows; `tick` for each where they are unknown: None, or of length 0."""
+    if last_seen is None or not np.size(last_seen):
+        return np.full(n, tick, np.int32)
+    return np.asarray(last_seen, np.int32).reshape(n)

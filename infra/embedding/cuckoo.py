@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from infra.embedding.base import Rows, as_keys, as_occurrences, as_tick, digest_of
+from infra.embedding.base import Rows, as_keys, as_last_seen, as_occurrences, as_tick, digest_of
 from infra.embedding.gather import checked_out, unique_inverse
 from infra.embedding.insert import CHUNK_BITS, FULL, GROW, hide_expired, insert, insert_and_copy, touch
 from infra.embedding.life.admission import AdmissionSketch, draw, sketch_base
@@ -192,7 +192,7 @@ class EmbeddingTable(RowStore):
             )  # fmt: skip
             options = (done, self._horizon, tick, self._base, self._units, self._state_init)
             if out is None:
-                at, why, returned = insert(*arrays, True, *options)
+                at, why, returned = insert(*arrays, *options)
             else:
                 at, why, returned = insert_and_copy(*arrays, out, *options)
             after = len(index)
@@ -211,20 +211,26 @@ class EmbeddingTable(RowStore):
         )
 
     def put(
-        self, keys: Keys, values: ArrayLike, state: ArrayLike, last_seen: ArrayLike, frequency: ArrayLike | None = None
+        self,
+        keys: Keys,
+        values: ArrayLike,
+        state: ArrayLike,
+        last_seen: ArrayLike | None = None,
+        frequency: ArrayLike | None = None,
     ) -> RowNumbers:
         keys = as_keys(keys)
         n = len(keys)
         new_values = np.asarray(values, np.float32).reshape(n, self.dim)
         new_state = np.asarray(state, np.float32).reshape(n, self.state_dim)
-        new_seen = np.asarray(last_seen, np.int32).reshape(n)
+        new_seen = as_last_seen(last_seen, n, self.tick)
         self._expect(keys)
         inserted = self.counts.inserted
         rows = self._insert(keys, FREE - 1)  # any tick at which none of them has expired
         self.counts.inserted = inserted
         self.values[rows] = new_values
         self.state[rows] = new_state
-        self.last_seen[rows] = new_seen
+        if len(self.last_seen):
+            self.last_seen[rows] = new_seen
         if len(self._frequency):
             often = np.ones(0, np.uint32) if frequency is None else np.asarray(frequency, np.uint32)
             self._frequency[rows] = often.reshape(n) if len(often) else 1
@@ -312,8 +318,9 @@ class EmbeddingTable(RowStore):
         return self._whole(keys.copy(), rows) if here.all() else self._whole(keys[here], rows[here])
 
     def _whole(self, keys: Keys, rows: NDArray[np.int32]) -> Rows:
+        seen = self.last_seen[rows] if len(self.last_seen) else self.last_seen.copy()
         often = self._frequency[rows] if len(self._frequency) else np.empty(0, np.uint32)
-        return Rows(keys, self.gather(rows), self.state[rows], self.last_seen[rows], often)
+        return Rows(keys, self.gather(rows), self.state[rows], seen, often)
 
     def digest(self) -> bytes:
         return digest_of(self.slot, self.export(), self.admission)

@@ -72,6 +72,19 @@ def _gather(values: NDArray[np.float32], high: int, rows: NDArray[np.int32], out
     return True
 
 
+@njit(cache=True, nogil=True)
+def copy_rows(values: NDArray[np.float32], rows: NDArray[np.int32], out: NDArray[np.float32]) -> None:
+    """out[i] = values[rows[i]] for rows that are all there."""
+    flat, target, dim = values.reshape(-1), out.reshape(-1), values.shape[1]
+    ahead = rows_ahead(4 * dim)
+    for i in range(min(ahead, len(rows))):
+        fetch_row(flat, rows[_U(i)], dim)
+    for i in range(len(rows)):
+        if i + ahead < len(rows):
+            fetch_row(flat, rows[_U(i + ahead)], dim)
+        copy_row(flat, rows[_U(i)], dim, target, i)
+
+
 def gather_rows(
     values: NDArray[np.float32], high: int, rows: NDArray[np.int32], out: NDArray[np.float32] | None
 ) -> NDArray[np.float32]:

@@ -8,11 +8,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from infra.embedding.gather import copy_row, fetch_row, rows_ahead
+from infra.embedding.gather import copy_rows
 from infra.embedding.index import buckets as bk
 from infra.embedding.index.buckets import find_rows
 from infra.embedding.initial import write_initial
-from infra.embedding.life.policy import NEVER
 from infra.embedding.machine import Int, leaf, prefetch
 
 DONE, GROW, FULL = 0, 1, -1  # why an insert stopped
@@ -36,7 +35,6 @@ def insert(
     bounds: NDArray[np.int32],
     keys: NDArray[np.int64],
     rows: NDArray[np.int32],
-    sees: bool,
     start: Int,
     horizon: int,
     tick: int,
@@ -47,9 +45,9 @@ def insert(
     """Rows of keys[start:], made where absent.
 
     Returns how far it came and why not further: DONE; GROW, a larger index is needed first; FULL, no row is left. And
-    how many rows began anew in place, because they were last seen before `horizon` and their keys returned. Where it
-    `sees` nothing, `last_seen` of the keys that were there is the caller's to set, and no row may expire.
+    how many rows began anew in place, because they were last seen before `horizon` and their keys returned.
     """
+    sees = len(last_seen) > 0
     near, far = bk.block()
     returned = 0
     lo = start
@@ -108,8 +106,8 @@ def _begin_row(
     state_init: NDArray[np.float32],
 ) -> None:
     """A row begins: the initial vector of its key, and the initial state."""
-    last_seen[_U(row)] = tick
     if len(row_keys):
+        last_seen[_U(row)] = tick
         row_keys[_U(row)] = key
         chunk = _U(row) >> _U(CHUNK_BITS)
         bounds[chunk] = min(bounds[chunk], np.int32(tick))
@@ -142,16 +140,16 @@ def insert_and_copy(
 ) -> tuple[Int, int, int]:
     """`insert`, and the vectors of the keys in `out` (n, dim), a chunk after the other.
 
-    Where no row expires, all keys of a chunk are found first and only those without a row are inserted.
+    Where no row keeps when it was seen, all keys of a chunk are found first, and only those without a row inserted.
     """
     fresh, at, made = np.empty(CHUNK, np.int64), np.empty(CHUNK, np.int64), np.empty(CHUNK, np.int32)
     returned, why, first = 0, DONE, start
     while first < len(keys) and why == DONE:
         last = min(first + CHUNK, len(keys))
-        if horizon != NEVER:
+        if len(last_seen):
             last, why, again = insert(
                 words, cells, head, free, heap, values, state, last_seen, row_keys, bounds,
-                keys[:last], rows, True, first, horizon, tick, base, units, state_init,
+                keys[:last], rows, first, horizon, tick, base, units, state_init,
             )  # fmt: skip
             returned += again
         else:
@@ -163,38 +161,14 @@ def insert_and_copy(
                     n += 1
             done, why, _ = insert(
                 words, cells, head, free, heap, values, state, last_seen, row_keys, bounds,
-                fresh[:n], made, False, 0, horizon, tick, base, units, state_init,
+                fresh[:n], made, 0, horizon, tick, base, units, state_init,
             )  # fmt: skip
             for m in range(done):
                 rows[at[_U(m)]] = made[_U(m)]
             last = last if done == n else at[_U(done)]
-        _see_and_copy(last_seen, values, rows, first, last, tick, out)
+        copy_rows(values, rows[first:last], out[first:last])
         first = last
     return first, why, returned
-
-
-@njit(cache=True, nogil=True)
-def _see_and_copy(
-    last_seen: NDArray[np.int32],
-    values: NDArray[np.float32],
-    rows: NDArray[np.int32],
-    first: Int,
-    last: Int,
-    tick: int,
-    out: NDArray[np.float32],
-) -> None:
-    """rows[first:last] are seen in `tick`, and their vectors copied: together, so that both wait for memory once."""
-    flat, target, dim = values.reshape(-1), out.reshape(-1), values.shape[1]
-    ahead = rows_ahead(4 * dim)
-    for i in range(first, min(first + ahead, last)):
-        fetch_row(flat, rows[_U(i)], dim)
-    for i in range(first, last):
-        if i + ahead < last:
-            prefetch(last_seen, np.int64(rows[_U(i + ahead)]))
-            fetch_row(flat, rows[_U(i + ahead)], dim)
-        row = rows[_U(i)]
-        last_seen[_U(row)] = max(last_seen[_U(row)], np.int32(tick))
-        copy_row(flat, row, dim, target, i)
 
 
 @njit(cache=True, nogil=True)
@@ -215,6 +189,7 @@ def touch(
 
     How many are. A row last seen before `horizon` is absent, whoever still finds it in the index.
     """
+    sees = len(last_seen) > 0
     near, far = bk.block()
     absent = 0
     lo: Int = 0
@@ -222,16 +197,17 @@ def touch(
         hi = bk.approach(words, head, keys, lo, near, far)
         for i in range(lo, hi):
             rows[_U(i)] = bk.row_at(words, cells, near[_U(i - lo)], far[_U(i - lo)], keys[_U(i)])
-            if rows[_U(i)] >= 0:
+            if sees and rows[_U(i)] >= 0:
                 prefetch(last_seen, np.int64(rows[_U(i)]))
         for i in range(lo, hi):
             row = rows[_U(i)]
-            if row < 0 or last_seen[_U(row)] < horizon:
+            if row < 0 or (sees and last_seen[_U(row)] < horizon):
                 rows[_U(i)] = -1
                 missing[_U(absent)] = i
                 absent += 1
                 continue
-            last_seen[_U(row)] = max(last_seen[_U(row)], np.int32(tick))
+            if sees:
+                last_seen[_U(row)] = max(last_seen[_U(row)], np.int32(tick))
             if len(frequency):
                 frequency[_U(row)] = min(np.int64(frequency[_U(row)]) + occurrences[_U(i)], _MOST)
         lo = hi

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from infra.embedding.base import ABSENT, Rows, as_keys, as_occurrences, as_tick, digest_of
+from infra.embedding.base import ABSENT, Rows, as_keys, as_last_seen, as_occurrences, as_tick, digest_of
 from infra.embedding.gather import checked_out
 from infra.embedding.initial import initial_vectors, per_column
 from infra.embedding.life.admission import QUARTERS, Geometry, Tensors, first_window, sketch_base
@@ -140,7 +140,7 @@ class DictTable:
         self._gone: set[int] = set()
         self.values: NDArray[np.float32] = reserve((max_rows, dim), np.float32)
         self.state: NDArray[np.float32] = reserve((max_rows, state_dim), np.float32)
-        self.last_seen: NDArray[np.int32] = reserve((max_rows,), np.int32)
+        self.last_seen: NDArray[np.int32] = reserve((max_rows if self.policy.loses_rows else 0,), np.int32)
         self.row_limit = self.policy.row_limit(dim, state_dim, max_rows)
         self.admission = DictSketch(self.policy, slot, seed) if self.policy.counts else None
         self.counts = Counts()
@@ -167,7 +167,8 @@ class DictTable:
         if self.policy.byte_budget:
             admitted = self._make_way(admitted, often)
         for key in often.keys() & self._rows.keys():
-            self.last_seen[self._rows[key]] = max(int(self.last_seen[self._rows[key]]), tick)
+            if len(self.last_seen):
+                self.last_seen[self._rows[key]] = max(int(self.last_seen[self._rows[key]]), tick)
             self._frequency[key] = min(self._frequency[key] + often[key], 2**32 - 1)
         for key in admitted:
             self._insert(key, tick)
@@ -225,7 +226,8 @@ class DictTable:
         one = np.array([key], np.int64)
         self.values[row] = initial_vectors(one, self.slot, self._seed, self.dim, self._init_scale)[0]
         self.state[row] = self._state_init
-        self.last_seen[row] = tick
+        if len(self.last_seen):
+            self.last_seen[row] = tick
 
     def _full(self) -> ConfigError:
         return ConfigError(
@@ -239,6 +241,8 @@ class DictTable:
             self._gone.add(key)
 
     def _expire(self) -> None:
+        if not self.policy.expiry_ticks:
+            return
         horizon = self.policy.horizon(self.tick)
         expired = [key for key, row in self._rows.items() if self.last_seen[row] < horizon]
         for key in expired:
@@ -275,13 +279,13 @@ class DictTable:
         keys: NDArray[np.int64],
         values: ArrayLike,
         state: ArrayLike,
-        last_seen: ArrayLike,
+        last_seen: ArrayLike | None = None,
         frequency: ArrayLike | None = None,
     ) -> NDArray[np.int32]:
         n = len(keys)
         new_values = np.asarray(values, np.float32).reshape(n, self.dim)
         new_state = np.asarray(state, np.float32).reshape(n, self.state_dim)
-        new_seen = np.asarray(last_seen, np.int32).reshape(n)
+        new_seen = as_last_seen(last_seen, n, self.tick)
         often = np.ones(n, np.uint32) if frequency is None or not np.size(frequency) else np.asarray(frequency)
         if len(self._rows.keys() | set(as_keys(keys).tolist())) > self._max_rows:
             raise self._full()
@@ -289,7 +293,9 @@ class DictTable:
             if key not in self._rows:
                 self._insert(key, NEVER)
             row = self._rows[key]
-            self.values[row], self.state[row], self.last_seen[row] = new_values[i], new_state[i], new_seen[i]
+            self.values[row], self.state[row] = new_values[i], new_state[i]
+            if len(self.last_seen):
+                self.last_seen[row] = new_seen[i]
             self._frequency[key] = int(often[i])
         rows = self.find(keys)
         self._expire()
@@ -326,7 +332,7 @@ class DictTable:
         before, self._high = self._high, 0
         self._rows, self._free = {}, []
         for i, key in enumerate(rows.keys.tolist()):
-            self._insert(key, int(rows.last_seen[i]))
+            self._insert(key, int(rows.last_seen[i]) if len(rows.last_seen) else self.tick)
             self.values[i], self.state[i] = rows.values[i], rows.state[i]
         return before - self._high
 
@@ -339,11 +345,9 @@ class DictTable:
 
     def _whole(self, keys: list[int]) -> Rows:
         rows = np.array([self._rows[key] for key in keys], np.int32)
+        seen = self.last_seen[rows] if len(self.last_seen) else self.last_seen.copy()
         often = [self._frequency[key] for key in keys] if self.policy.frequency else []
-        return Rows(
-            np.array(keys, np.int64), self.values[rows], self.state[rows], self.last_seen[rows],
-            np.array(often, np.uint32),
-        )  # fmt: skip
+        return Rows(np.array(keys, np.int64), self.values[rows], self.state[rows], seen, np.array(often, np.uint32))
 
     def digest(self) -> bytes:
         return digest_of(self.slot, self.export(), self.admission)

@@ -164,7 +164,7 @@ class SegmentedTable:
         keys: Keys,
         values: ArrayLike,
         state: ArrayLike,
-        last_seen: ArrayLike,
+        last_seen: ArrayLike | None = None,
         frequency: ArrayLike | None = None,
     ) -> None:
         """Upsert whole rows of one group, as `export` has them, the base first. ValueError where a base row lacks."""
@@ -226,8 +226,9 @@ class SegmentedTable:
         for group in self._grows:
             rows = exported[group]
             here = self._base.find(rows.keys) >= 0
+            seen = rows.last_seen[here] if len(rows.last_seen) else rows.last_seen
             often = rows.frequency[here] if len(rows.frequency) else rows.frequency
-            exported[group] = Rows(rows.keys[here], rows.values[here], rows.state[here], rows.last_seen[here], often)
+            exported[group] = Rows(rows.keys[here], rows.values[here], rows.state[here], seen, often)
         return exported
 
     def digest(self) -> bytes:

@@ -56,8 +56,8 @@ class RowStore:
         self._heap = Heap(max_rows)
         self.values: NDArray[np.float32] = reserve((max_rows, self.dim), np.float32)
         self.state: NDArray[np.float32] = reserve((max_rows, self.state_dim), np.float32)
-        self.last_seen: NDArray[np.int32] = reserve((max_rows,), np.int32)
         keyed = max_rows if self.policy.loses_rows else 0
+        self.last_seen: NDArray[np.int32] = reserve((keyed,), np.int32)
         self._row_keys: NDArray[np.int64] = reserve((keyed,), np.int64)
         self._bounds = np.full(1 if keyed else 0, FREE, np.int32)  # as many as there are chunks so far
         self._frequency: NDArray[np.uint32] = reserve((max_rows if self.policy.frequency else 0,), np.uint32)
@@ -69,7 +69,7 @@ class RowStore:
     def memory(self) -> Memory:
         """See `base.Table`. Rows and what belongs to them are counted up to the highest number in use."""
         high = self._heap.high
-        kept = self.last_seen.itemsize + 8 * bool(len(self._row_keys)) + 4 * bool(len(self._frequency))
+        kept = 12 * bool(len(self._row_keys)) + 4 * bool(len(self._frequency))
         return Memory(
             index=self._index.nbytes,
             rows=4 * high * self.dim,

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from infra.embedding import DictTable, EmbeddingTable, Table, initial_vectors
+from infra.embedding import DictTable, EmbeddingTable, Policy, Table, initial_vectors
 from infra.errors import ConfigError
 
 Make = Callable[..., Table]
 OPTIONS: dict[str, Any] = {"slot": "item", "dim": 3, "state_dim": 2, "seed": 7, "init_scale": 0.5, "state_init": 0.25}
 MIN, MAX = -(2**63), 2**63 - 1
+REMEMBERS = Policy(expiry_ticks=1_000_000)  # so that rows keep when they were last seen
 
 
 def k(*keys: int) -> np.ndarray:
@@ -27,7 +28,16 @@ TABLES = {
     "cuckoo": maker(EmbeddingTable),
     "cuckoo-from-nothing": maker(EmbeddingTable, capacity_hint=0),
     "cuckoo-otherwise-hashed": maker(EmbeddingTable, index_seed=99, capacity_hint=5000),
+    "dict-remembers": maker(DictTable, policy=REMEMBERS),
+    "cuckoo-remembers": maker(EmbeddingTable, policy=REMEMBERS),
 }
+
+
+def saw(table: Table, keys: np.ndarray, ticks: list[int]) -> bool:
+    """Whether these rows were last seen then, or the table keeps no such thing, and says so."""
+    if not table.policy.loses_rows:
+        return len(table.last_seen) == len(table.pick(keys).last_seen) == 0
+    return table.last_seen[table.find(keys)].tolist() == table.pick(keys).last_seen.tolist() == ticks
 
 
 # --- the laws -------------------------------------------------------------------------------------------------------
@@ -65,15 +75,28 @@ def a_new_row_is_a_function_of_seed_slot_and_key(make: Make) -> None:
     keys = k(30, 31, 77, 3)
     assert np.array_equal(table.lookup(keys)[0], initial_vectors(keys, "item", 7, 3, 0.5))
     assert np.all(table.state[table.find(keys)] == 0.25)
-    assert table.last_seen[table.find(keys)].tolist() == [4, 4, 4, 1]
+    assert saw(table, keys, [4, 4, 4, 1])
 
 
 def last_seen_never_goes_back(make: Make) -> None:
-    table = make()
+    table = make(policy=REMEMBERS)
     table.assign(k(1, 2), tick=5)
     table.assign(k(1), tick=3)
     table.assign(k(2), tick=8)
-    assert table.last_seen[table.find(k(1, 2))].tolist() == [5, 8]
+    assert saw(table, k(1, 2), [5, 8])
+
+
+def rows_of_unknown_age_were_seen_now(make: Make) -> None:
+    plain, table = make(policy=Policy()), make(policy=REMEMBERS)
+    plain.assign(k(1, 2), tick=5)
+    table.assign(k(2, 3), tick=9)
+    table.put(*plain.export())
+    assert saw(table, k(1, 2, 3), [9, 9, 9])
+    table.put(k(1), np.zeros((1, 3)), np.zeros((1, 2)))
+    table.advance(9 + 1_000_000)
+    assert len(table) == 3
+    table.advance(10 + 1_000_000)
+    assert len(table) == 0
 
 
 def rows_and_slabs_stay_where_they_are(make: Make) -> None:
@@ -116,7 +139,7 @@ def put_upserts_whole_rows_and_the_last_of_equal_keys_counts(make: Make) -> None
     assert np.array_equal(table.lookup(k(2, 3, 4))[0], values[[0, 3, 2]])
     rows = table.find(k(2, 3, 4))
     assert np.array_equal(table.state[rows], values[[0, 3, 2], :2] + 0.5)
-    assert table.last_seen[rows].tolist() == [4, 7, 6]
+    assert saw(table, k(2, 3, 4), [4, 7, 6])
     assert len(table) == 4
     with pytest.raises(ValueError, match="reshape"):
         table.put(k(8), values, values[:, :2], k(1))
@@ -142,7 +165,7 @@ def an_export_is_sorted_and_restores_the_same_table(make: Make) -> None:
     rows = table.export()
     assert rows.keys.tolist() == sorted(keys.tolist())
     for other in TABLES.values():
-        restored = other()
+        restored = other(policy=table.policy)
         restored.put(*(a[::-1] for a in rows))
         assert restored.digest() == table.digest()
     rows.values[:] = 0
@@ -157,7 +180,7 @@ def pick_copies_the_rows_that_are_there_in_the_order_asked(make: Make) -> None:
     rows = table.find(picked.keys)
     assert np.array_equal(picked.values, table.values[rows])
     assert np.array_equal(picked.state, table.state[rows])
-    assert picked.last_seen.tolist() == [3, 3, 3]
+    assert saw(table, picked.keys, [3, 3, 3])
     picked.values[:] = 0
     assert table.values[rows].any()
     assert len(table.pick(k(99)).keys) == 0
@@ -170,7 +193,7 @@ def a_digest_knows_content_not_history(make: Make) -> None:
     assert one.digest() != two.digest()
     two.remove(np.arange(500, 900))
     assert one.digest() == two.digest()
-    for changed in (one.values, one.state, one.last_seen):
+    for changed in (one.values, one.state, *([one.last_seen] if len(one.last_seen) else [])):
         before = one.digest()
         changed[one.find(k(77))] += changed.dtype.type(1)
         assert one.digest() != before
@@ -251,8 +274,9 @@ def any_sequence_agrees_with_a_dict(make: Make, seed: int = 3) -> None:
             assert table.lookup(keys)[1].tolist() == [q in model for q in keys.tolist()], f"seed {seed}"
         got = table.export()
         assert got.keys.tolist() == sorted(model), f"seed {seed}, tick {tick}"
-        have = [(v.tobytes(), s.tobytes(), int(t)) for v, s, t in zip(*got[1:4], strict=True)]
-        assert have == [model[q] for q in sorted(model)], f"seed {seed}, tick {tick}"
+        have = [(v.tobytes(), s.tobytes()) for v, s in zip(got.values, got.state, strict=True)]
+        assert have == [model[q][:2] for q in sorted(model)], f"seed {seed}, tick {tick}"
+        assert saw(table, got.keys, [model[q][2] for q in sorted(model)]), f"seed {seed}, tick {tick}"
         assert len(set(table.find(got.keys).tolist())) == len(model) == len(table), f"seed {seed}, tick {tick}"
 
 
@@ -261,6 +285,7 @@ LAWS = [
     assign_gives_equal_keys_one_row_and_others_their_own,
     a_new_row_is_a_function_of_seed_slot_and_key,
     last_seen_never_goes_back,
+    rows_of_unknown_age_were_seen_now,
     rows_and_slabs_stay_where_they_are,
     absent_rows_gather_as_zeros,
     put_upserts_whole_rows_and_the_last_of_equal_keys_counts,
@@ -336,7 +361,7 @@ class ExportsInRowOrder(EmbeddingTable):
     def export(self) -> Any:
         rows = super().export()
         order = np.argsort(self.find(rows.keys), kind="stable")
-        return type(rows)(*(a[order] for a in rows[:4]))
+        return type(rows)(*(a[order] for a in rows[:3]), rows.last_seen)
 
 
 class ForgetsWhenItSaw(EmbeddingTable):
@@ -346,6 +371,14 @@ class ForgetsWhenItSaw(EmbeddingTable):
         rows = super().assign(keys, tick)
         self.last_seen[rows] = tick
         return rows
+
+
+class TakesUnknownAgesAsNever(EmbeddingTable):
+    """Rows without an age have the least: an expiry that is switched on later takes them all at once."""
+
+    def put(self, keys: np.ndarray, values: Any, state: Any, last_seen: Any = None, frequency: Any = None) -> Any:
+        known = last_seen is not None and len(last_seen)
+        return super().put(keys, values, state, last_seen if known else np.zeros(len(keys), np.int32), frequency)
 
 
 class GathersTheLastRowForAbsentOnes(EmbeddingTable):
@@ -373,6 +406,7 @@ WRONG: list[tuple[type, Callable[[Make], None]]] = [
     (DrawsFromASequence, a_new_row_is_a_function_of_seed_slot_and_key),
     (ExportsInRowOrder, an_export_is_sorted_and_restores_the_same_table),
     (ForgetsWhenItSaw, last_seen_never_goes_back),
+    (TakesUnknownAgesAsNever, rows_of_unknown_age_were_seen_now),
     (GathersTheLastRowForAbsentOnes, absent_rows_gather_as_zeros),
     (MovesItsSlabs, rows_and_slabs_stay_where_they_are),
 ]
@@ -394,7 +428,7 @@ def test_numbers_that_make_no_table_are_refused() -> None:
 def test_no_optimizer_state_is_an_option() -> None:
     digests = set()
     for make in TABLES.values():
-        table = make(state_dim=0, dim=1)
+        table = make(state_dim=0, dim=1, policy=REMEMBERS)
         table.assign(np.arange(10), tick=3)
         digests.add(table.digest())
         assert table.export().state.shape == (10, 0)

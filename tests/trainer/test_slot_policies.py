@@ -160,3 +160,20 @@ def test_rows_of_a_slot_whose_policy_rejects_are_not_learned(graphs):
     shown = len(examples(FIRST + 5).items.values)
     assert state.tables["item"].counts.rejected >= shown
     assert all(len(state.tables[slot]) for slot in SLOTS if slot != "item")
+
+
+def test_an_expiry_that_is_switched_on_later_counts_from_then(graphs):
+    forever = ModelState(config())
+    forever.catalogue.add(items())
+    retrain_day(forever, None, day(FIRST, 5), day=0, last_tick=FIRST + 4, epochs=1, graphs=graphs)
+    snapshot = forever.export()
+    assert not any(name.endswith("/last_seen") for name in snapshot)
+    held = len(forever.tables["item"])
+    state = ModelState.restore(config(item={"expiry_s": 300}), snapshot, generation=0, tick=FIRST + 50)
+    assert len(state.tables["item"]) == held > 0
+    learn_tick(state, FIRST + 55, EMPTY)
+    assert len(state.tables["item"]) == held
+    learn_tick(state, FIRST + 56, EMPTY)
+    assert len(state.tables["item"]) == 0
+    back = ModelState.restore(config(), state.export() | snapshot, generation=0, tick=FIRST + 60)
+    assert len(back.tables["item"]) == held

@@ -56,7 +56,7 @@ class Policy:
 
     @property
     def loses_rows(self) -> bool:
-        """Whether a row can go without being removed, so that its key must be known from its row."""
+        """Whether a row can go without being removed, so that it keeps its key, and when that was last seen."""
         return self.expiry_ticks > 0 or self.byte_budget > 0
 
     @property
@@ -69,8 +69,8 @@ class Policy:
         return max(NEVER, tick - self.expiry_ticks) if self.expiry_ticks else NEVER
 
     def row_bytes(self, dim: int, state_dim: int) -> int:
-        """Bytes of a row: vector, state, last seen, place on the free stack, and its key and frequency where kept."""
-        return 4 * (dim + state_dim + 2) + 8 * self.loses_rows + 4 * self.frequency
+        """Bytes of a row: vector, state, place on the free stack; and last seen, key and frequency where kept."""
+        return 4 * (dim + state_dim + 1) + 12 * self.loses_rows + 4 * self.frequency
 
     def row_limit(self, dim: int, state_dim: int, max_rows: int) -> int:
         """How many rows the byte budget allows. Raises ConfigError where not even one fits.
