@@ -1,7 +1,7 @@
 """Where rows lie: index, free row numbers and slabs of one table. Decides nothing; `cuckoo` says who has a row.
 
-Beside a row's vector and state, the store keeps what the policy asks for: where rows can expire or be evicted, the key of
-each, when it was last seen, and a lower bound of that for each 1,024 rows; and how often the key occurred.
+Beside a row's vector and state, the store keeps what the policy asks for: where rows can expire or be evicted, their
+keys, when those were last seen, and a lower bound of that for each 1,024 rows; and how often the key occurred.
 """
 
 from collections.abc import Sequence
