@@ -1,4 +1,4 @@
-"""What this machine gives: random cache lines, two to a row as a table's vectors are; and arithmetic without memory.
+"""What this machine gives: random cache lines, as many to a row as a table's vectors are; or arithmetic alone.
 
 Nobody's look-up can have more lines a second than this, nor a second thread more than arithmetic gets from it, where
 the two processors are halves of one core or a host lends them to others. So it tells apart a table whose threads are

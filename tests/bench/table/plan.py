@@ -125,5 +125,15 @@ PLAN = (
         Side("ours", "find", 0.125, 1),
         "1/64 of the keys",
         0.5,
+        11,
+    ),
+    Comparison(  # a line of 64 bytes for each 16: as much memory as the index has for so many keys
+        "bare lines, 64 x the memory",
+        Side("lines", "lookup", 8.0, 4),
+        Side("lines", "lookup", 0.125, 4),
+        "1/64 of the memory",
+        None,
+        11,
+        distributions=("uniform",),
     ),
 )
