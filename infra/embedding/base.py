@@ -133,7 +133,8 @@ class Table(Protocol):
 
         Admits every key and moves no tick. Rows that then exceed `row_limit` are evicted as by an assign, whosever.
         Raises ConfigError, and changes nothing, where rows would exceed `max_rows`.
-        None or length 0 is unknown: `last_seen` is the table's tick then, a frequency 1, where the table keeps one.
+        None or length 0 is unknown: `last_seen` is the table's tick then (ValueError, and nothing changed, where rows
+        expire and there was no tick yet), a frequency 1, where the table keeps one.
         """
 
     def remove(self, keys: NDArray[np.int64]) -> int:
@@ -203,8 +204,13 @@ def as_occurrences(occurrences: NDArray[np.int64] | None, n: int) -> NDArray[np.
     return counted
 
 
-def as_last_seen(last_seen: ArrayLike | None, n: int, tick: int) -> NDArray[np.int32]:
-    """The ticks (n,) of n rows; `tick` for each where they are unknown: None, or of length 0."""
+def as_last_seen(last_seen: ArrayLike | None, n: int, tick: int, policy: Policy) -> NDArray[np.int32]:
+    """The ticks (n,) of n rows; `tick` for each where they are unknown: None, or of length 0.
+
+    Raises ValueError where they are unknown, may expire, and `tick` is NEVER: all would go with the first tick to come.
+    """
     if last_seen is None or not np.size(last_seen):
+        if n and tick == NEVER and policy.expiry_ticks:
+            raise ValueError(f"{n} rows of unknown age, and no tick yet: advance the table first, or give last_seen")
         return np.full(n, tick, np.int32)
     return np.asarray(last_seen, np.int32).reshape(n)

@@ -222,7 +222,7 @@ class EmbeddingTable(RowStore):
         n = len(keys)
         new_values = np.asarray(values, np.float32).reshape(n, self.dim)
         new_state = np.asarray(state, np.float32).reshape(n, self.state_dim)
-        new_seen = as_last_seen(last_seen, n, self.tick)
+        new_seen = as_last_seen(last_seen, n, self.tick, self.policy)
         self._expect(keys)
         inserted = self.counts.inserted
         rows = self._insert(keys, FREE - 1)  # any tick at which none of them has expired

@@ -285,7 +285,7 @@ class DictTable:
         n = len(keys)
         new_values = np.asarray(values, np.float32).reshape(n, self.dim)
         new_state = np.asarray(state, np.float32).reshape(n, self.state_dim)
-        new_seen = as_last_seen(last_seen, n, self.tick)
+        new_seen = as_last_seen(last_seen, n, self.tick, self.policy)
         often = np.ones(n, np.uint32) if frequency is None or not np.size(frequency) else np.asarray(frequency)
         if len(self._rows.keys() | set(as_keys(keys).tolist())) > self._max_rows:
             raise self._full()

@@ -8,6 +8,7 @@ from infra.embedding.insert import CHUNK
 from infra.errors import ConfigError
 
 N = 3 * CHUNK + 77
+POLICIES = (Policy(), Policy(expiry_ticks=1_000))  # in the first, rows keep no ages
 
 
 def both(**options):
@@ -19,7 +20,7 @@ def draws(seed, distinct, n=N):
     return np.random.default_rng(seed).integers(0, distinct, n) * 7_919
 
 
-@pytest.mark.parametrize("policy", [Policy(), Policy(expiry_ticks=1_000)], ids=["plain", "remembers"])
+@pytest.mark.parametrize("policy", POLICIES, ids=["plain", "remembers"])
 @pytest.mark.parametrize("distinct", [3, 500, CHUNK, 4 * N])
 def test_vectors_and_rows_are_those_of_assign_and_gather_over_many_chunks_and_through_growth(distinct, policy):
     table, plain = both(policy=policy)
@@ -37,9 +38,10 @@ def test_vectors_and_rows_are_those_of_assign_and_gather_over_many_chunks_and_th
         assert table.digest() == plain.digest()
 
 
+@pytest.mark.parametrize("policy", POLICIES, ids=["plain", "remembers"])
 @pytest.mark.parametrize("most", [1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 500])
-def test_keys_before_the_first_without_a_row_are_in_and_were_seen(most):
-    table, plain = both(max_rows=most, policy=Policy(expiry_ticks=1_000))
+def test_keys_before_the_first_without_a_row_are_in_and_were_seen(most, policy):
+    table, plain = both(max_rows=most, policy=policy)
     keys = np.random.default_rng(1).permutation(np.repeat(np.arange(N), 2))
     first = [table.assign(keys[:1], 0), plain.assign(keys[:1], 0)]
     assert all(len(rows) == 1 for rows in first)

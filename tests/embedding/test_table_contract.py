@@ -93,6 +93,10 @@ def rows_of_unknown_age_were_seen_now(make: Make) -> None:
     table.put(*plain.export())
     assert saw(table, k(1, 2, 3), [9, 9, 9])
     table.put(k(1), np.zeros((1, 3)), np.zeros((1, 2)))
+    early = make(policy=REMEMBERS)
+    with pytest.raises(ValueError, match="advance the table first"):
+        early.put(*plain.export())
+    assert len(early) == 0
     table.advance(9 + 1_000_000)
     assert len(table) == 3
     table.advance(10 + 1_000_000)
@@ -426,10 +430,11 @@ def test_numbers_that_make_no_table_are_refused() -> None:
 
 
 def test_no_optimizer_state_is_an_option() -> None:
-    digests = set()
-    for make in TABLES.values():
-        table = make(state_dim=0, dim=1, policy=REMEMBERS)
-        table.assign(np.arange(10), tick=3)
-        digests.add(table.digest())
-        assert table.export().state.shape == (10, 0)
-    assert len(digests) == 1
+    for policy in (Policy(), REMEMBERS):
+        digests = set()
+        for make in TABLES.values():
+            table = make(state_dim=0, dim=1, policy=policy)
+            table.assign(np.arange(10), tick=3)
+            digests.add(table.digest())
+            assert table.export().state.shape == (10, 0)
+        assert len(digests) == 1

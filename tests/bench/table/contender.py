@@ -25,6 +25,7 @@ Answer = dict[str, float]
 
 MODULES = {
     "ours": "tests.bench.table.ours",
+    "expiring": "tests.bench.table.expiring",
     "index_select": "tests.bench.table.known_rows",
     "dict": "tests.bench.table.dictionary",
     "lines": "tests.bench.table.lines",

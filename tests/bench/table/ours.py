@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.embedding import EmbeddingTable, group_sum, unique_inverse
+from infra.embedding import EmbeddingTable, Policy, group_sum, unique_inverse
 from infra.embedding.warm import warm
 from tests.bench.table.contender import FILL, Answer, Contender, at_once, timed, touch_memory
 from tests.bench.table.inputs import LR, cut, gradients, keys_at
@@ -15,6 +15,8 @@ from trainer.rules import rowwise_adagrad
 class Ours(Contender):
     """An `EmbeddingTable` with one optimizer float a row."""
 
+    policy = Policy()
+
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         warm()
@@ -22,7 +24,9 @@ class Ours(Contender):
 
     def _new_table(self) -> EmbeddingTable:
         room = self.inputs.keys + self.inputs.keys // 4 + (1 << 20)
-        return EmbeddingTable(slot="bench", dim=self.dim, state_dim=1, init_scale=0.05, state_init=0.1, max_rows=room)
+        return EmbeddingTable(
+            slot="bench", dim=self.dim, state_dim=1, init_scale=0.05, state_init=0.1, max_rows=room, policy=self.policy
+        )
 
     def fill(self) -> None:
         self.table = self._new_table()

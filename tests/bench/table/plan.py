@@ -86,6 +86,17 @@ PLAN = (
     ),
     Comparison("1 % new", Side("ours", "upsert"), Side("ours", "lookup"), f"{LOOKUP}, new array", 0.8, 11),
     Comparison("1 % new", Side("ours", "upsert_out"), Side("ours", "lookup_out"), f"{LOOKUP}, out=", 0.8, 11),
+    Comparison(
+        "1 % new, rows expire", Side("expiring", "upsert"), Side("expiring", "lookup"), f"{LOOKUP}, new array", 0.8, 11
+    ),
+    Comparison(
+        "1 % new, rows expire",
+        Side("expiring", "upsert_out"),
+        Side("expiring", "lookup_out"),
+        f"{LOOKUP}, out=",
+        0.8,
+        11,
+    ),
     Comparison("adagrad", Side("ours", "adagrad"), Side("torch_adagrad", "adagrad"), ADAGRAD, 3, 3),
     Comparison(
         "adagrad, sums known",
