@@ -140,35 +140,46 @@ def insert_and_copy(
 ) -> tuple[Int, int, int]:
     """`insert`, and the vectors of the keys in `out` (n, dim), a chunk after the other.
 
-    Where no row keeps when it was seen, all keys of a chunk are found first, and only those without a row inserted.
+    All keys of a chunk are found first, then their rows seen, and only those without a living row inserted.
     """
     fresh, at, made = np.empty(CHUNK, np.int64), np.empty(CHUNK, np.int64), np.empty(CHUNK, np.int32)
     returned, why, first = 0, DONE, start
     while first < len(keys) and why == DONE:
         last = min(first + CHUNK, len(keys))
+        find_rows(words, cells, head, keys[first:last], rows[first:last])
         if len(last_seen):
-            last, why, again = insert(
-                words, cells, head, free, heap, values, state, last_seen, row_keys, bounds,
-                keys[:last], rows, first, horizon, tick, base, units, state_init,
-            )  # fmt: skip
-            returned += again
-        else:
-            find_rows(words, cells, head, keys[first:last], rows[first:last])
-            n = 0
-            for i in range(first, last):
-                if rows[_U(i)] < 0:
-                    fresh[_U(n)], at[_U(n)] = keys[_U(i)], i
-                    n += 1
-            done, why, _ = insert(
-                words, cells, head, free, heap, values, state, last_seen, row_keys, bounds,
-                fresh[:n], made, 0, horizon, tick, base, units, state_init,
-            )  # fmt: skip
-            for m in range(done):
-                rows[at[_U(m)]] = made[_U(m)]
-            last = last if done == n else at[_U(done)]
+            _see(last_seen, rows[first:last], horizon, tick)
+        n = 0
+        for i in range(first, last):
+            if rows[_U(i)] < 0:
+                fresh[_U(n)], at[_U(n)] = keys[_U(i)], i
+                n += 1
+        done, why, again = insert(
+            words, cells, head, free, heap, values, state, last_seen, row_keys, bounds,
+            fresh[:n], made, 0, horizon, tick, base, units, state_init,
+        )  # fmt: skip
+        returned += again
+        for m in range(done):
+            rows[at[_U(m)]] = made[_U(m)]
+        last = last if done == n else at[_U(done)]
         copy_rows(values, rows[first:last], out[first:last])
         first = last
     return first, why, returned
+
+
+@njit(cache=True, nogil=True)
+def _see(last_seen: NDArray[np.int32], rows: NDArray[np.int32], horizon: int, tick: int) -> None:
+    """Rows are seen at `tick`; rows[i] = -1 where one was last seen before `horizon`."""
+    for i in range(len(rows)):
+        if rows[_U(i)] >= 0:
+            prefetch(last_seen, np.int64(rows[_U(i)]))
+    for i in range(len(rows)):
+        row = rows[_U(i)]
+        if row >= 0:
+            if last_seen[_U(row)] >= horizon:
+                last_seen[_U(row)] = max(last_seen[_U(row)], np.int32(tick))
+            else:
+                rows[_U(i)] = -1
 
 
 @njit(cache=True, nogil=True)
