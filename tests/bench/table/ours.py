@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from infra.embedding import EmbeddingTable, Policy, group_sum, unique_inverse
 from infra.embedding.warm import warm
-from tests.bench.table.contender import FILL, Answer, Contender, at_once, timed, touch_memory
+from tests.bench.table.contender import FILL, Answer, Contender, at_once, at_once_apart, timed, touch_memory
 from tests.bench.table.inputs import LR, cut, gradients, keys_at
 from trainer.rules import rowwise_adagrad
 
@@ -84,6 +84,11 @@ class Ours(Contender):
         """`lookup_out` by two threads at once, each half of the batches."""
         outs = [self._out(what["batch"]) for _ in range(2)]
         return at_once(lambda me, keys: self._into(keys, outs[me]), self._keys(**what))
+
+    def two_processes(self, **what: Any) -> Answer:
+        """The same by two processes over the same table, with an interpreter and its lock for each."""
+        outs = [self._out(what["batch"]) for _ in range(2)]
+        return at_once_apart(lambda me, keys: self._into(keys, outs[me]), self._keys(**what))
 
     def insert(self, *, distribution: str, batch: int, part: int, ids: int) -> Answer:
         """An empty table takes keys: each new one gets its vector and its state."""

@@ -109,6 +109,15 @@ PLAN = (
     Comparison(
         "two threads", Side("ours", "two_threads"), Side("ours", "lookup_out"), "our one thread", 1.7, 11, ids=MANY
     ),
+    Comparison(  # an interpreter and a lock for each of the rivals: what threads lose to each other would show
+        "two threads, against processes",
+        Side("ours", "two_threads"),
+        Side("ours", "two_processes"),
+        "our two processes",
+        None,
+        11,
+        ids=MANY,
+    ),
     Comparison(
         "two threads, known rows",
         Side("index_select", "two_threads"),
