@@ -65,17 +65,18 @@ def test_the_report_has_every_figure_of_every_arm(straight: Run) -> None:
     assert not re.search(r"""(src|href)\s*=\s*["']https?://""", page)  # nothing is fetched
 
 
-def test_another_speed_gives_equal_digests(straight: Run, new_run: Callable[..., RunFolder]) -> None:
-    folder = new_run("replay.speed=12000x")
-    run_loop(folder, Console(quiet=True))
+def test_another_speed_and_killing_every_process_in_the_middle_give_equal_digests(
+    straight: Run, new_run: Callable[..., RunFolder]
+) -> None:
+    folder = new_run("replay.speed=20000x")  # `straight` went as fast as it could
+    kill_each(folder, Crew(), "joiner", "replay", "trainer", "retrain", "evaluator", "replica")
     assert result(folder) == result(straight.folder)
 
 
-def test_killing_every_process_in_the_middle_gives_equal_digests(
-    straight: Run, new_run: Callable[..., RunFolder]
-) -> None:
-    folder = new_run("replay.speed=20000x")
-    kill_each(folder, Crew(), "joiner", "replay", "trainer", "retrain", "evaluator", "replica")
+@pytest.mark.slow
+def test_another_speed_alone_gives_equal_digests(straight: Run, new_run: Callable[..., RunFolder]) -> None:
+    folder = new_run("replay.speed=12000x")
+    run_loop(folder, Console(quiet=True))
     assert result(folder) == result(straight.folder)
 
 
