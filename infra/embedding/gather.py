@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from infra.embedding.base import as_keys, as_rows
 from infra.embedding.initial import mix64
-from infra.embedding.machine import Int, copy_line, leaf, prefetch
+from infra.embedding.machine import Int, copy_line, leaf, prefetch, settle, stream_line
 
 MOST_AHEAD = 64  # rows between a prefetch and its use, where rows are short
 _LINES_AHEAD = 128  # cache lines between them: 8 KB, where rows are long
+_STREAM_BYTES = 24 << 20  # an output from here on is written past the caches, which would not keep it
 _LINE = 16  # float32 in a cache line
 _LINE_BYTES = 64
 _U = np.uint64
@@ -41,11 +42,29 @@ def fetch_row(flat: NDArray[np.float32], row: Int, dim: Int) -> None:
             at += _LINE
 
 
+@njit(cache=True, nogil=True)
+def streams(out: NDArray[np.float32]) -> bool:
+    """Whether rows of `out` (n, dim) are written past the caches: it is large, and rows are whole lines, aligned.
+
+    Else each line of `out` is first read, for nothing. To gather rows of 32 and then read them all took 9.8 ns a row
+    and not 11.8 with 32 MB, 8.9 and not 9.9 with 16 MB, but 8.7 and not 7.8 with 8 MB, which the caches keep.
+    """
+    return out.size * 4 >= _STREAM_BYTES and out.shape[1] % _LINE == 0 and out.ctypes.data % 16 == 0
+
+
 @leaf
-def copy_row(flat: NDArray[np.float32], row: Int, dim: Int, out: NDArray[np.float32], i: Int) -> None:
-    """Row i of `out` becomes `row` of `flat`; both are flat, and rows of `dim`."""
+def copy_row(flat: NDArray[np.float32], row: Int, dim: Int, out: NDArray[np.float32], i: Int, streaming: bool) -> None:
+    """Row i of `out` becomes `row` of `flat`; both are flat, and rows of `dim`.
+
+    `streaming` is a constant where this is called, so that it costs no look a row; `settle` follows it.
+    """
     source, target = np.int64(row) * dim, np.int64(i) * dim
     at = 0
+    if streaming:
+        while at < dim:
+            stream_line(out, target + at, flat, source + at)
+            at += _LINE
+        return
     while at + _LINE <= dim:
         copy_line(out, target + at, flat, source + at)
         at += _LINE
@@ -54,9 +73,10 @@ def copy_row(flat: NDArray[np.float32], row: Int, dim: Int, out: NDArray[np.floa
         at += 1
 
 
-@njit(cache=True, nogil=True)
-def _gather(values: NDArray[np.float32], high: int, rows: NDArray[np.int32], out: NDArray[np.float32]) -> bool:
-    flat, target, dim = values.reshape(-1), out.reshape(-1), values.shape[1]
+@leaf
+def _gather_each(
+    flat: NDArray[np.float32], high: int, rows: NDArray[np.int32], dim: Int, out: NDArray[np.float32], streaming: bool
+) -> bool:
     ahead = rows_ahead(4 * dim)
     for i in range(len(rows)):
         if i + ahead < len(rows):
@@ -66,23 +86,44 @@ def _gather(values: NDArray[np.float32], high: int, rows: NDArray[np.int32], out
             return False
         if row < 0:
             for j in range(dim):
-                target[_U(i * dim + j)] = 0.0
+                out[_U(i * dim + j)] = 0.0
         else:
-            copy_row(flat, row, dim, target, i)
+            copy_row(flat, row, dim, out, i, streaming)
     return True
 
 
 @njit(cache=True, nogil=True)
-def copy_rows(values: NDArray[np.float32], rows: NDArray[np.int32], out: NDArray[np.float32]) -> None:
-    """out[i] = values[rows[i]] for rows that are all there."""
+def _gather(values: NDArray[np.float32], high: int, rows: NDArray[np.int32], out: NDArray[np.float32]) -> bool:
     flat, target, dim = values.reshape(-1), out.reshape(-1), values.shape[1]
+    if not streams(out):
+        return _gather_each(flat, high, rows, dim, target, False)
+    known = _gather_each(flat, high, rows, dim, target, True)
+    settle()
+    return known
+
+
+@leaf
+def _copy_each(
+    flat: NDArray[np.float32], rows: NDArray[np.int32], dim: Int, out: NDArray[np.float32], streaming: bool
+) -> None:
     ahead = rows_ahead(4 * dim)
     for i in range(min(ahead, len(rows))):
         fetch_row(flat, rows[_U(i)], dim)
     for i in range(len(rows)):
         if i + ahead < len(rows):
             fetch_row(flat, rows[_U(i + ahead)], dim)
-        copy_row(flat, rows[_U(i)], dim, target, i)
+        copy_row(flat, rows[_U(i)], dim, out, i, streaming)
+
+
+@njit(cache=True, nogil=True)
+def copy_rows(values: NDArray[np.float32], rows: NDArray[np.int32], out: NDArray[np.float32], streaming: bool) -> None:
+    """out[i] = values[rows[i]] for rows that are all there; past the caches where `streaming`."""
+    flat, target, dim = values.reshape(-1), out.reshape(-1), values.shape[1]
+    if streaming:
+        _copy_each(flat, rows, dim, target, True)
+        settle()
+    else:
+        _copy_each(flat, rows, dim, target, False)
 
 
 def gather_rows(

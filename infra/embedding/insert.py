@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from infra.embedding.gather import copy_rows
+from infra.embedding.gather import copy_rows, streams
 from infra.embedding.index import buckets as bk
 from infra.embedding.index.buckets import find_rows
 from infra.embedding.initial import write_initial
@@ -143,7 +143,7 @@ def insert_and_copy(
     All keys of a chunk are found first, then their rows seen, and only those without a living row inserted.
     """
     fresh, at, made = np.empty(CHUNK, np.int64), np.empty(CHUNK, np.int64), np.empty(CHUNK, np.int32)
-    returned, why, first = 0, DONE, start
+    returned, why, first, streaming = 0, DONE, start, streams(out)
     while first < len(keys) and why == DONE:
         last = min(first + CHUNK, len(keys))
         find_rows(words, cells, head, keys[first:last], rows[first:last])
@@ -162,7 +162,7 @@ def insert_and_copy(
         for m in range(done):
             rows[at[_U(m)]] = made[_U(m)]
         last = last if done == n else at[_U(done)]
-        copy_rows(values, rows[first:last], out[first:last])
+        copy_rows(values, rows[first:last], out[first:last], streaming)
         first = last
     return first, why, returned
 

@@ -8,10 +8,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from infra.embedding.gather import MOST_AHEAD, copy_row, fetch_row, rows_ahead
+from infra.embedding.gather import MOST_AHEAD, copy_row, fetch_row, rows_ahead, streams
 from infra.embedding.index.buckets import find_rows
 from infra.embedding.life.policy import NEVER
-from infra.embedding.machine import Int, prefetch
+from infra.embedding.machine import Int, leaf, prefetch, settle
 
 CHUNK = 4_096  # keys whose rows are found before the first of them is copied; 1,024 took a seventh longer
 
@@ -26,6 +26,37 @@ def _hide_expired(last_seen: NDArray[np.int32], horizon: int, rows: NDArray[np.i
     for i in range(n):
         if rows[_U(i)] >= 0 and last_seen[_U(rows[_U(i)])] < horizon:
             rows[_U(i)] = -1
+
+
+@leaf
+def _copy_found(
+    flat: NDArray[np.float32],
+    rows: NDArray[np.int32],
+    n: Int,
+    dim: Int,
+    out: NDArray[np.float32],
+    found: NDArray[np.bool_],
+    first: Int,
+    streaming: bool,
+) -> Int:
+    """The first n rows into row `first` of `out` and those after it; how many are absent.
+
+    Behind the n-th are MOST_AHEAD more in `rows`, -1 or rows of the chunk before.
+    """
+    ahead, absent = rows_ahead(4 * dim), 0
+    for i in range(min(n, ahead)):
+        fetch_row(flat, rows[_U(i)], dim)
+    for i in range(n):
+        fetch_row(flat, rows[_U(i + ahead)], dim)
+        row = rows[_U(i)]
+        found[_U(first + i)] = row >= 0
+        if row >= 0:
+            copy_row(flat, row, dim, out, first + i, streaming)
+        else:
+            absent += 1
+            for j in range(dim):
+                out[_U((first + i) * dim + j)] = 0.0
+    return absent
 
 
 @njit(cache=True, nogil=True)
@@ -46,7 +77,7 @@ def look_up(
     """
     rows = np.full(CHUNK + MOST_AHEAD, -1, np.int32)
     flat, target, dim = values.reshape(-1), out.reshape(-1), values.shape[1]
-    ahead = rows_ahead(4 * dim)
+    streaming = streams(out)
     absent = 0
     first: Int = 0
     while first < len(keys):
@@ -55,17 +86,11 @@ def look_up(
         find_rows(words, cells, head, keys[first:last], rows)
         if horizon != NEVER:
             _hide_expired(last_seen, horizon, rows, n)
-        for i in range(min(n, ahead)):
-            fetch_row(flat, rows[_U(i)], dim)
-        for i in range(n):
-            fetch_row(flat, rows[_U(i + ahead)], dim)  # behind the end are -1, or rows of the chunk before
-            row = rows[_U(i)]
-            found[_U(first + i)] = row >= 0
-            if row >= 0:
-                copy_row(flat, row, dim, target, first + i)
-            else:
-                absent += 1
-                for j in range(dim):
-                    target[_U((first + i) * dim + j)] = 0.0
+        if streaming:
+            absent += _copy_found(flat, rows, n, dim, target, found, first, True)
+        else:
+            absent += _copy_found(flat, rows, n, dim, target, found, first, False)
         first = last
+    if streaming:
+        settle()
     return absent

@@ -50,6 +50,12 @@ if TYPE_CHECKING:
     def copy_line(target: Any, to: Int, source: Any, at: Int) -> None:
         """target[to : to + 16] = source[at : at + 16], float32, without a look at whether the two overlap."""
 
+    def stream_line(target: Any, to: Int, source: Any, at: Int) -> None:
+        """`copy_line` past the caches; target[to] is at a multiple of 16 bytes, and `settle` follows the last one."""
+
+    def settle() -> None:
+        """Whatever this thread has written, others see before anything that it writes from now on."""
+
 else:
 
     def _at(context, builder, array, args):
@@ -134,16 +140,44 @@ else:
 
         return types.uint64(types.uint64), codegen
 
+    def _copy_sixteen(context, builder, signature, args, align):
+        """The store of args[0][args[1] : args[1] + 16] = args[2][args[3] : args[3] + 16]."""
+        from llvmlite import ir
+
+        line = ir.VectorType(ir.FloatType(), 16).as_pointer()
+        read = builder.load(builder.bitcast(_at(context, builder, signature.args[2], args[2:]), line))
+        read.align = 4
+        target = builder.bitcast(_at(context, builder, signature.args[0], args[:2]), line)
+        return builder.store(read, target, align=align)
+
     @intrinsic
     def copy_line(typingctx, target, to, source, at):
         """target[to : to + 16] = source[at : at + 16]."""
-        from llvmlite import ir
 
         def codegen(context, builder, signature, args):
-            line = ir.VectorType(ir.FloatType(), 16).as_pointer()
-            read = builder.load(builder.bitcast(_at(context, builder, signature.args[2], args[2:]), line))
-            read.align = 4
-            builder.store(read, builder.bitcast(_at(context, builder, signature.args[0], args[:2]), line), align=4)
+            _copy_sixteen(context, builder, signature, args, 4)
             return context.get_dummy_value()
 
         return types.none(target, types.int64, source, types.int64), codegen
+
+    @intrinsic
+    def stream_line(typingctx, target, to, source, at):
+        """target[to : to + 16] = source[at : at + 16], past the caches."""
+        from llvmlite import ir
+
+        def codegen(context, builder, signature, args):
+            store = _copy_sixteen(context, builder, signature, args, 16)
+            store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+            return context.get_dummy_value()
+
+        return types.none(target, types.int64, source, types.int64), codegen
+
+    @intrinsic
+    def settle(typingctx):
+        """A fence: stores past the caches are not ordered with others by themselves."""
+
+        def codegen(context, builder, signature, args):
+            builder.fence("seq_cst")
+            return context.get_dummy_value()
+
+        return types.none(), codegen

@@ -52,6 +52,34 @@ def test_a_look_up_into_an_array_writes_all_of_it_and_nothing_else() -> None:
         table.lookup(keys, room)
 
 
+@pytest.mark.parametrize("shift", [0, 1, 4])
+@pytest.mark.parametrize("dim", [32, 40, 64])
+def test_an_array_larger_than_the_caches_gets_the_same_rows_wherever_it_begins(dim: int, shift: int) -> None:
+    table, keys = table_of(dim)
+    n = (25 << 20) // (4 * dim)
+    keys = np.random.default_rng(2).choice(keys, n)
+    rows = table.find(keys)
+    expected = np.where((rows >= 0)[:, None], table.values[rows], 0)
+    assert 0 < (rows < 0).sum() < n
+    room = np.full((n + 2) * dim + shift + 16, np.nan, np.float32)
+    shift += -room.ctypes.data % 64 // 4
+    out = room[shift + dim : shift + (n + 1) * dim].reshape(n, dim)
+    for write in (lambda: table.lookup(keys, out), lambda: table.gather(rows, out)):
+        out[:] = np.nan
+        write()
+        assert np.array_equal(out, expected)
+    out[:] = np.nan
+    _, new = table.lookup_or_insert(keys, 3, out=out)
+    assert np.array_equal(out, table.values[new])
+    assert np.array_equal(out[rows >= 0], expected[rows >= 0])
+    assert np.isnan(room[: shift + dim]).all()
+    assert np.isnan(room[shift + (n + 1) * dim :]).all()
+    wrong = rows.copy()
+    wrong[-1] = len(table) + 1
+    with pytest.raises(ValueError, match="row numbers"):
+        table.gather(wrong, out)
+
+
 def test_equal_new_keys_of_one_block_get_one_row() -> None:
     table = EmbeddingTable(slot="x", dim=2, init_scale=1.0)
     rows = table.assign(np.array([5, 6, 5, 5, 7, 6] * 40), tick=1)
