@@ -21,7 +21,9 @@ from infra.supervisor.fleet import Fleet, Member
 from infra.supervisor.runs import read_source
 
 WATCH_EVERY_S = 0.2
-TAIL_BYTES = 65_536
+TAIL_BYTES = 65_536  # of the source's log, to find a sound row in
+COLUMNS = 5  # of a row in MIND's behaviors.tsv
+SHOWN = 4  # items in the example that is printed
 
 
 def live_members(config: Config, *, speed: float, port: int | None, crew: Crew = ALONE) -> list[Member]:
@@ -81,15 +83,20 @@ class Sample(NamedTuple):
 
 
 def sample_of(folder: RunFolder) -> Sample:
-    """From the last row of the source's log: a user and a few items who exist. Made-up ids where it is gone."""
+    """A user and a few items from the last sound row of the source's log; made-up ids where there is none."""
     try:
         with open(Path(read_source(folder).mind[-1]) / "behaviors.tsv", "rb") as file:
             file.seek(0, 2)
             file.seek(max(0, file.tell() - TAIL_BYTES))
-            row = file.read().decode("utf-8", "replace").rstrip("\n").rsplit("\n", 1)[-1].split("\t")
-        return Sample(row[1], [entry.rpartition("-")[0] for entry in row[-1].split()[:4]])
+            tail = file.read().decode("utf-8", "replace")
     except (OSError, InputError, IndexError):
-        return Sample("U1", ["N1", "N2", "N3", "N4"])
+        tail = ""
+    for line in reversed(tail.split("\n")):
+        row = line.split("\t")
+        shown = [entry.rpartition("-") for entry in row[-1].split()]
+        if len(row) == COLUMNS and len(shown) > 1 and all(item and label in ("0", "1") for item, _, label in shown):
+            return Sample(row[1], [item for item, _, _ in shown[:SHOWN]])
+    return Sample("U1", ["N1", "N2", "N3", "N4"])
 
 
 def what_to_ask(address: str, sample: Sample, config: Config, speed: float) -> str:
@@ -101,7 +108,7 @@ def what_to_ask(address: str, sample: Sample, config: Config, speed: float) -> s
 Ask, from another terminal:
   curl -s {address}/readyz
   curl -s {address}/v1/rank --json '{{"user": "{sample.user}", "items": {items}}}'
-Say what was shown and clicked; {wait_s:.0f} s later ask again, and {clicked} has moved up:
+Say what was shown and clicked; {wait_s:.0f} s later ask again, and the score of {clicked} has risen:
   curl -s {address}/v1/events --json '{{"events": [
     {{"type": "impression", "id": "mine-1", "user": "{sample.user}", "items": {items}}},
     {{"type": "engagement", "impression": "mine-1", "user": "{sample.user}", "item": "{clicked}", "kind": "click"}}]}}'

@@ -22,6 +22,7 @@ from infra.supervisor.runs import loop_members, read_source, run_loop, write_rep
 from infra.supervisor.topics import lags_of, show
 
 from .conftest import BAD_ROWS, ROWS, Run, figures
+from .live import Live
 
 ARM_FIGURES = ("auc_impression", "mrr", "ndcg5", "ndcg10", "auc", "log_loss", "ne", "calibration")
 PATIENCE_S = 120
@@ -147,6 +148,42 @@ def test_a_finished_run_is_continued_by_the_same_command_and_changes_nothing(str
     before = result(straight.folder)
     run_loop(straight.folder, Console(quiet=True))
     assert result(straight.folder) == before
+
+
+def test_a_finished_run_goes_on_learns_what_is_posted_and_is_derived_again(straight: Run, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "copy")
+    shutil.copytree(straight.folder.path, folder.path)
+    check_that_it_goes_on(folder, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_finished_run_over_kafka_goes_on_learns_what_is_posted_and_is_derived_again(
+    new_run: Callable[..., RunFolder], kafka: str, tmp_path: Path
+) -> None:
+    folder = new_run(f"log.url='kafka://{kafka}'")
+    run_loop(folder, Console(quiet=True), Crew(workers=2))
+    check_that_it_goes_on(folder, tmp_path, "--workers", "2", "--replicas", "2")
+    drop_log(folder, Console(quiet=True))
+
+
+def check_that_it_goes_on(folder: RunFolder, output: Path, *flags: str) -> None:
+    """`ouzel up`: what it says to ask is answered, what it says to post is learned; twice; then `ouzel verify`."""
+    ticks = folder.load_config().time.build()
+    with Live(folder, output / "first.txt", *flags) as live:
+        before = live.rank()
+        assert live.clicked in before["scores"]
+        assert all(item.startswith("N") for item in before["scores"])
+        after = live.rank_at(live.click() // ticks.tick_ms + ticks.attribution_ticks)
+        rise = {item: score / before["scores"][item] for item, score in after["scores"].items()}
+        assert rise[live.clicked] > 1
+        assert rise[live.clicked] == max(rise.values())
+    assert live.returncode == 0, live.said
+    with Live(folder, output / "second.txt", *flags) as live:
+        assert live.rank()["tick"] >= after["tick"]
+    assert live.returncode == 0, live.said
+    done = ouzel("verify", str(folder.path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("equal") >= 2
 
 
 def test_two_workers_and_two_replicas_over_kafka_give_the_digests_of_the_run_folder(

@@ -1,0 +1,98 @@
+"""`ouzel up` as a user runs it: started, asked what it prints, told to stop."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from infra.process import RunFolder
+from infra.supervisor.broker import free_ports
+
+PATIENCE_S = 90
+SPEED = 60  # event seconds a second: a click is learned some 4 s later
+
+
+class Live:
+    """A run that goes on, between `with` and its end. What it printed is in `said`."""
+
+    def __init__(self, folder: RunFolder, output: Path, *flags: str) -> None:
+        (port,) = free_ports(1)
+        self._output = output
+        self._file = open(output, "w", encoding="utf-8")  # noqa: SIM115
+        command = [sys.executable, "-m", "infra.cli", "up", "--run", str(folder.path)]
+        command += ["--speed", str(SPEED), "--port", str(port), *flags]
+        self._process = subprocess.Popen(command, stdout=self._file, stderr=subprocess.STDOUT)
+
+    def __enter__(self) -> "Live":
+        try:
+            self._wait(lambda: "Ctrl-C" in self.said, "says what to ask")
+            commands = re.findall(r"curl -s (\S+) --json '(.*?)'", self.said, re.DOTALL)
+            (self._rank, self._shown), (self._events, self._clicked) = commands
+            self._wait(self._answers, "ranks")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(60)
+        finally:
+            self._process.kill()
+            self._file.close()
+        self.returncode = self._process.returncode
+
+    @property
+    def said(self) -> str:
+        """All that was printed."""
+        return self._output.read_text(encoding="utf-8")
+
+    @property
+    def clicked(self) -> str:
+        """The item that the printed example clicks."""
+        events = json.loads(self._clicked)["events"]
+        return next(str(event["item"]) for event in events if event["type"] == "engagement")
+
+    def rank(self) -> dict[str, Any]:
+        """The answer to the printed question: scores by item, and the version that made them."""
+        answer = _post(self._rank, self._shown)
+        return {"scores": {item["id"]: item["score"] for item in answer["items"]}, "tick": answer["version"]["tick"]}
+
+    def click(self) -> int:
+        """Post the printed events; the event time in ms that they were given."""
+        answer = _post(self._events, self._clicked)
+        assert answer["accepted"] == 2
+        return int(answer["time_ms"])
+
+    def rank_at(self, tick: int) -> dict[str, Any]:
+        """The same question once it is answered by the version of `tick` or a later one."""
+        self._wait(lambda: self.rank()["tick"] >= tick, f"serves a version of tick {tick}")
+        return self.rank()
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.rank())
+        except urllib.error.URLError:
+            return False
+
+    def _wait(self, done: Any, what: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not done():
+            assert self._process.poll() is None, f"ended before it {what}:\n{self.said}"
+            assert time.monotonic() < deadline, f"{PATIENCE_S} s, and it never {what}:\n{self.said}"
+            time.sleep(0.2)
+
+
+def _post(url: str, body: str) -> dict[str, Any]:
+    request = urllib.request.Request(url, body.encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        result: dict[str, Any] = json.load(answer)
+    return result
