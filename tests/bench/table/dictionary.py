@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.bench.table.contender import FILL, Answer, Contender, timed, touch_memory
+from tests.bench.table.contender import FILL, Answer, Contender, timed, touch_memory, touch_output
 from tests.bench.table.inputs import cut, keys_at
 
 
@@ -31,7 +31,9 @@ class Dictionary(Contender):
 
     def lookup(self, **what: Any) -> Answer:
         """Keys to new arrays of vectors; who is absent would read the last row, which no key here does."""
-        return timed(lambda keys: self.values[self._find(keys)], self._keys(**what))
+        batches = self._keys(**what)
+        touch_output(what["batch"], self.dim)
+        return timed(lambda keys: self.values[self._find(keys)], batches)
 
     def lookup_out(self, **what: Any) -> Answer:
         """Keys to vectors in an array that is there already."""

@@ -16,7 +16,7 @@ from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingColle
 from torchrec.modules.mc_modules import LFU_EvictionPolicy, ManagedCollisionCollection, MCHManagedCollisionModule
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
-from tests.bench.table.contender import Answer, Contender, timed
+from tests.bench.table.contender import Answer, Contender, timed, touch_output
 from tests.bench.table.inputs import keys_at
 
 
@@ -49,6 +49,7 @@ class ManagedCollision(Contender):
             KeyedJaggedTensor(keys=["id"], values=ids, lengths=torch.ones(len(ids), dtype=torch.int64))
             for ids in self._ids(**what)
         ]
+        touch_output(what["batch"], self.dim)
         with torch.inference_mode():
             return timed(self.module, batches)
 

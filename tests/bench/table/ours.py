@@ -7,7 +7,16 @@ from numpy.typing import NDArray
 
 from infra.embedding import EmbeddingTable, Policy, group_sum, unique_inverse
 from infra.embedding.warm import warm
-from tests.bench.table.contender import FILL, Answer, Contender, at_once, at_once_apart, timed, touch_memory
+from tests.bench.table.contender import (
+    FILL,
+    Answer,
+    Contender,
+    at_once,
+    at_once_apart,
+    timed,
+    touch_memory,
+    touch_output,
+)
 from tests.bench.table.inputs import LR, cut, gradients, keys_at
 from trainer.rules import rowwise_adagrad
 
@@ -44,7 +53,9 @@ class Ours(Contender):
 
     def lookup(self, **what: Any) -> Answer:
         """Keys to new arrays of vectors."""
-        return timed(self.table.lookup, self._keys(**what))
+        batches = self._keys(**what)
+        touch_output(what["batch"], self.dim)
+        return timed(self.table.lookup, batches)
 
     def lookup_out(self, **what: Any) -> Answer:
         """Keys to vectors in an array that is there already."""
@@ -74,6 +85,8 @@ class Ours(Contender):
         rows = self.inputs.batches(what["distribution"], what["part"], what["ids"], what["batch"])
         batches, before = self.inputs.with_fresh(rows, self._nonce, 0.01), len(self.table)
         self.table.values[before : before + what["ids"] // 50] = 0.0  # rows to come: see `touch_memory`
+        if out is None:
+            touch_output(what["batch"], self.dim)
         answer = timed(
             lambda keys: self.table.lookup_or_insert(keys, 1, out=None if out is None else out[: len(keys)]), batches
         )
