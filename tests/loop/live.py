@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,17 +32,19 @@ class Live:
         self._process = subprocess.Popen(command, stdout=self._file, stderr=subprocess.STDOUT)
 
     def __enter__(self) -> "Live":
-        try:
+        with ExitStack() as stack:
+            stack.callback(self._stop)
             self._wait(lambda: "Ctrl-C" in self.said, "says what to ask")
             commands = re.findall(r"curl -s (\S+) --json '(.*?)'", self.said, re.DOTALL)
             (self._rank, self._shown), (self._events, self._clicked) = commands
             self._wait(self._answers, "ranks")
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
+            stack.pop_all()  # it runs: to stop it is for the end of the block
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(60)
@@ -80,10 +83,10 @@ class Live:
     def _answers(self) -> bool:
         try:
             return bool(self.rank())
-        except urllib.error.URLError:
+        except OSError:  # refused, reset, timed out, or an answer that is an error
             return False
 
-    def _wait(self, done: Any, what: str) -> None:
+    def _wait(self, done: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + PATIENCE_S
         while not done():
             assert self._process.poll() is None, f"ended before it {what}:\n{self.said}"
