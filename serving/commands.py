@@ -85,7 +85,8 @@ def report(run: RunOption) -> None:
     from serving.report import write_report
 
     with reachable(RunFolder(run), Console(stderr=True)):
-        write_report(run)
+        written = write_report(run)
+    print(*written["account"], f"report: {run / 'report.html'}", sep="\n")
 
 
 def _clock(folder: RunFolder, log: "EventLog", mode: str, speed: float) -> "EventClock":

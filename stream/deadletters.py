@@ -11,7 +11,8 @@ the log, the letter holds the first of them, says so (`cut`), and the rest is re
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import NamedTuple
 
 import msgspec
@@ -123,12 +124,29 @@ def letters(log: EventLog) -> dict[bytes, tuple[Record, LetterMeta]]:
     return found
 
 
-def count_by_reason(log: EventLog) -> dict[str, int]:
-    """Dead events by reason, sorted by name; a letter that was written twice counts once."""
-    counts: Counter[str] = Counter()
+def count_dead(log: EventLog) -> dict[str, dict[str, int]]:
+    """Dead events by where they lay (a data set's file, a topic) and by reason, both sorted by name.
+
+    A letter that was written twice counts once.
+    """
+    counts: dict[str, Counter[str]] = {}
     for _, meta in letters(log).values():
-        counts[meta.reason] += meta.events
-    return dict(sorted(counts.items()))
+        place = PurePath(meta.file).name if meta.file else meta.topic
+        counts.setdefault(place, Counter())[meta.reason] += meta.events
+    return {place: dict(sorted(reasons.items())) for place, reasons in sorted(counts.items())}
+
+
+def by_reason(dead: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """What `count_dead` found, summed over places, sorted by reason."""
+    total: Counter[str] = Counter()
+    for reasons in dead.values():
+        total.update(reasons)
+    return dict(sorted(total.items()))
+
+
+def count_by_reason(log: EventLog) -> dict[str, int]:
+    """Dead events by reason, wherever they lay."""
+    return by_reason(count_dead(log))
 
 
 class Buried:

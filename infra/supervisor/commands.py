@@ -164,7 +164,10 @@ def _watch(folder: RunFolder, console: Console, crew: Crew) -> None:
     console.print(
         f"{report['events_in']:,} events, {report['examples_out']:,} examples, {report['shown_items']:,} shown items "
         f"in {report['seconds']:.1f} s; peak memory {report['peak_rss_bytes'] / 1e9:.2f} GB; "
-        f"digest {report['digest'][:16]}\nreport: {folder.path / 'report.html'}",
+        f"digest {report['digest'][:16]}",
+        *report["account"],
+        f"report: {folder.path / 'report.html'}",
+        sep="\n",
         highlight=False,
         soft_wrap=True,
     )

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from infra.config import Config
+from serving.report.account import account
+from stream.deadletters import by_reason
 
 Report = dict[str, Any]
 FIGURES = ("auc_impression", "mrr", "ndcg5", "ndcg10", "auc", "log_loss", "ne", "calibration")
@@ -25,9 +27,11 @@ class RunFacts:
     name: str
     config: Config
     evaluation: Mapping[str, Any]  # evaluation.json of the evaluator
-    counts: Mapping[str, int]  # cumulative counts of the joiner, summed over partitions
+    counts: Mapping[str, int]  # cumulative counts of the joiner, summed over partitions, up to the end of the log
     stats: Mapping[str, Mapping[str, Any]]  # stats/<process>.json by process, "run" for the whole
-    dead_letters: Mapping[str, int] = field(default_factory=dict)  # rows that could not be used, by reason
+    waiting: Mapping[str, int] = field(default_factory=dict)  # impressions and engagements that are still to be joined
+    dead: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # what could not be used: place, reason, rows
+    place: str = "RUN"  # the run folder, as its commands name it
     digest: str = ""
     generation: int = -1
     tick: int = -1
@@ -49,6 +53,7 @@ def build_report(facts: RunFacts) -> Report:
         "impressions": counts.get("joined_impressions", 0),
         "engagements": counts.get("joined_engagements", 0),
     }
+    waiting = {kind: facts.waiting.get(kind, 0) for kind in joined}
     arms = {name: _clean(arm) for name, arm in evaluation.get("arms", {}).items()}
     run = facts.stats.get("run", {})
     stages = [n for n in (*STAGES, *sorted(set(facts.stats) - {*STAGES, "run"})) if n in facts.stats]
@@ -60,9 +65,11 @@ def build_report(facts: RunFacts) -> Report:
         "events_in": events_in,
         "examples_out": joined["impressions"],
         "joined": joined,
+        "waiting": waiting,
         "dropped": dropped,
-        "dead_letters": dict(facts.dead_letters),
-        "accounted": events_in == sum(joined.values()) + sum(dropped.values()),
+        "dead_letters": by_reason(facts.dead),
+        "dead": {place: dict(reasons) for place, reasons in facts.dead.items()},
+        "accounted": events_in == sum(joined.values()) + sum(waiting.values()) + sum(dropped.values()),
         "seconds": _number(run.get("wall_s", max((s.get("wall_s", 0.0) for s in facts.stats.values()), default=0.0))),
         "stage_seconds": {n: _number(facts.stats[n].get("wall_s", 0.0)) for n in stages},
         "stage_cpu_seconds": {n: _number(facts.stats[n].get("cpu_s", 0.0)) for n in stages},
@@ -91,6 +98,7 @@ def build_report(facts: RunFacts) -> Report:
         "lift": lift(arms),
         "arms": arms,
     }
+    report["account"] = account(report, facts.dead, facts.place)
     return report
 
 

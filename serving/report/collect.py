@@ -19,8 +19,8 @@ from infra.process import RunFolder
 from infra.ticks import Timeline
 from serving.evaluator.distribution import distribution
 from serving.report.build import RunFacts
-from stream.deadletters import count_by_reason
-from stream.examples import decode_example_meta
+from stream.deadletters import count_dead
+from stream.join.standing import standing_of
 
 
 def collect(folder: RunFolder) -> RunFacts:
@@ -34,12 +34,15 @@ def collect(folder: RunFolder) -> RunFacts:
         create_topics(log, config.log.partitions)
         stats = _stats(folder)
         versions = _versions(folder, log, config.time.build())
+        standing = standing_of(log, config)
         return RunFacts(
             name=folder.path.resolve().name,
+            place=str(folder.path),
             config=config,
             evaluation=_json(folder, "evaluation/evaluation.json"),
-            counts=_counts(log),
-            dead_letters=count_by_reason(log),
+            counts=standing.counts,
+            waiting=standing.waiting,
+            dead=count_dead(log),
             stats=stats,
             table_rows=_table_rows(stats),
             machine=machine(),
@@ -75,16 +78,6 @@ def _stats(folder: RunFolder) -> dict[str, Mapping[str, Any]]:
         return {}
     names = sorted(p.name for p in folder.stats.glob("*.json") if not p.name.endswith(".live.json"))
     return {name.removesuffix(".json"): _json(folder, f"stats/{name}") for name in names}
-
-
-def _counts(log: EventLog) -> dict[str, int]:
-    """The joiner's cumulative counters, from the last record of each partition of `examples`."""
-    total: dict[str, int] = {}
-    for partition in range(log.partitions("examples")):
-        record = log.last_record("examples", partition)
-        for name, n in decode_example_meta(record.meta).counts.items() if record is not None else ():
-            total[name] = total.get(name, 0) + n
-    return total
 
 
 def _versions(folder: RunFolder, log: EventLog, timeline: Timeline) -> dict[str, Any]:

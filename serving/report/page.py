@@ -12,7 +12,7 @@ from serving.report import plots
 from serving.report.build import FIGURES
 from serving.report.style import STYLE
 from serving.report.theme import css_variables
-from serving.report.words import ARM_MEANING, DROP_MEANING, LIMITS, READING
+from serving.report.words import ARM_MEANING, DEAD_MEANING, DROP_MEANING, LIMITS, READING
 
 Report = Mapping[str, Any]
 HEAD = {
@@ -199,6 +199,11 @@ def _account(report: Report) -> str:
         ("impressions in examples", "each became an example with its labels", report["joined"]["impressions"], "good"),
         ("engagements in examples", "each became a label", report["joined"]["engagements"], "good"),
     ]
+    rows += [
+        (f"{kind} waiting", "shown or clicked last: learned once their window has closed", n, "muted")
+        for kind, n in report["waiting"].items()
+        if n
+    ]
     reasons = sorted(((k, n) for k, n in report["dropped"].items() if n), key=lambda kv: -kv[1])
     never = ", ".join(k.replace("_", " ") for k, n in report["dropped"].items() if not n)
     rows += [(f"dropped: {k.replace('_', ' ')}", DROP_MEANING.get(k, ""), n, "bad") for k, n in reasons]
@@ -207,16 +212,35 @@ def _account(report: Report) -> str:
         f'<td>{_share(n / events)}</td><td class="bar">{_bar(n / events, ink)}</td></tr>'
         for name, meaning, n, ink in rows
     )
+    whole = report["accounted"]
     verdict = (
         f"{report['events_in']:,} events came in, and each is in exactly one line below."
-        if report["accounted"]
-        else f"{report['events_in']:,} events came in; the lines below do not add up to them, so events were lost."
+        if whole
+        else f"{report['events_in']:,} events came in; the lines below do not add up to them: some are lost or counted "
+        "twice."
     )
     return (
-        '<section class="panel"><h2>Every event accounted for</h2>'
-        f'<p class="sub{"" if report["accounted"] else " alarm"}">{verdict}</p>'
+        f'<section class="panel"><h2>{"Every event accounted for" if whole else "Where the events went"}</h2>'
+        f'<p class="sub{"" if whole else " alarm"}">{verdict}</p>'
         f'<table class="account"><tbody>{lines}</tbody></table>'
-        f"{f'<p class=sub>No event was dropped as {escape(never)}.</p>' if never else ''}</section>"
+        f"{f'<p class=sub>No event was dropped as {escape(never)}.</p>' if never else ''}</section>{_dead(report)}"
+    )
+
+
+def _dead(report: Report) -> str:
+    """Rows that never became an event: how many, why, and the command that lists them."""
+    if not report["dead"]:
+        return ""
+    lines = "".join(
+        f'<tr><th scope="row">{escape(reason.replace("_", " "))}<span>{escape(DEAD_MEANING.get(reason, ""))} · '
+        f"{escape(place)}</span></th><td>{n:,}</td></tr>"
+        for place, reasons in report["dead"].items()
+        for reason, n in sorted(reasons.items(), key=lambda item: -item[1])
+    )
+    said = " ".join(report["account"][1:])
+    return (
+        '<section class="panel"><h2>What could not be read</h2>'
+        f'<p class="sub alarm">{escape(said)}</p><table class="account"><tbody>{lines}</tbody></table></section>'
     )
 
 

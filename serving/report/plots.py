@@ -250,7 +250,7 @@ def stages(report: Report) -> str:
             )  # fmt: skip
         ax.set_yticks(y, names)
         ax.tick_params(axis="y", labelcolor=color("ink"))
-        ax.set_xlim(0, float(max(wall.max(), cpu.max())) * 1.32)
+        ax.set_xlim(0, float(max(wall.max(), cpu.max(), 0.01)) * 1.32)
         ax.grid(False)
         ax.spines["bottom"].set_visible(False)
         ax.set_xticks([])

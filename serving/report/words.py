@@ -19,6 +19,24 @@ DROP_MEANING = {
     "malformed": "a record that could not be used; kept in dead-letters",
 }
 
+# Why a row of a file, or an event of a producer, is a dead letter.
+DEAD_MEANING = {
+    "too_long": "longer than any row can be",
+    "not_utf8": "its bytes are not UTF-8 text",
+    "columns": "another number of tab-separated columns",
+    "empty_id": "an id is empty",
+    "id_too_long": "an id is longer than wire.max_id_bytes or 128 bytes",
+    "bad_time": "no such time",
+    "no_candidates": "nothing was shown",
+    "label_missing": "a shown item lacks its -0 or -1",
+    "bad_label": "a label is neither 0 nor 1",
+    "duplicate_impression": "an earlier row of the file has its impression id; files joined into one begin again: "
+    "give each a folder of its own",
+    "time_gap": "its time is far from all others, see replay.max_gap_s: a wrong clock",
+    "unusable_row": "an unknown kind or action, no items, or no time",
+    "wrong_partition": "its user belongs to another partition",
+}
+
 READING = (
     (
         "AUC, MRR, nDCG",

@@ -137,6 +137,10 @@ class PartitionJoiner:
         """Cumulative counters since the start of the partition."""
         return dict(zip(COUNT_NAMES, self._state.counts.tolist(), strict=True))
 
+    def waiting(self) -> dict[str, int]:
+        """Events whose fate is open: impressions in their window with what joined them, engagements before theirs."""
+        return self._state.waiting()
+
     def push(self, offset: int, events: EventColumns, *, end: bool = False) -> list[Output]:
         """Apply a record's rows; the output records they lead to. `end`: the record is a replay's last.
 

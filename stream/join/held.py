@@ -27,6 +27,12 @@ from stream.wire.limits import Rules
 NEVER_WAITED_FOR = frozenset({"retrain"})  # readers of `examples` that may fall behind: hours, while they learn a day
 
 
+def rules_of(log: EventLog, settings: JoinSettings, wire: WireConfig, partition: int) -> Rules:
+    """The limits of what other producers send to a partition of `events`."""
+    partitions = 0 if wire.any_partition else log.partitions("events")
+    return Rules(wire, settings.timeline.skew_ms, partition, partitions, settings.bytes_per_record - FIXED_BYTES)
+
+
 class HeldPartitions:
     """Cores, intakes and unwritten output of the partitions that a worker holds. For one thread."""
 
@@ -69,7 +75,8 @@ class HeldPartitions:
         self._buried.update()
         self._buried.forget("events", p, joiner.next_offset)
         self.joiners[p] = joiner
-        self.intakes[p] = Intake(joiner, self._rules(p), self._buried, lambda what: self._bury(p, what))
+        rules = rules_of(self._log, self._settings, self._wire, p)
+        self.intakes[p] = Intake(joiner, rules, self._buried, lambda what: self._bury(p, what))
         self.last[p], self.written[p] = last, end
         return joiner.next_offset
 
@@ -150,11 +157,6 @@ class HeldPartitions:
         """Let go of the writers; the last flush is the caller's."""
         for part in (self.examples, self._dead):
             part.close()
-
-    def _rules(self, p: int) -> Rules:
-        partitions = 0 if self._wire.any_partition else self._log.partitions("events")
-        list_bytes = self._settings.bytes_per_record - FIXED_BYTES
-        return Rules(self._wire, self._settings.timeline.skew_ms, p, partitions, list_bytes)
 
     def _bury(self, p: int, what: Dead) -> None:
         """Buffer a dead letter; `flush` makes it durable before the output that follows it."""

@@ -48,6 +48,14 @@ class JoinState:
         """W before the row applied last."""
         return int(self._scalars[k.S_W_BEFORE])
 
+    def waiting(self) -> dict[str, int]:
+        """Impressions that have not left; engagements that joined them or came before their impression."""
+        fill = self._scalars
+        numbers = np.arange(fill[k.S_WAIT_LO], fill[k.S_WAIT_HI])
+        early = self._waiting[numbers & (len(self._waiting) - 1), k.W_OPEN].sum()
+        joined = np.bitwise_count(self._labels[: fill[k.S_ITEMS]]).sum()
+        return {"impressions": int(fill[k.S_PENDING]), "engagements": int(joined) + int(early)}
+
     def apply(self, offset: int, events: EventColumns, lo: int, hi: int, *, apart: bool = False) -> int:
         """Apply rows lo:hi up to and including the first that closes a tick; the next row. `reserve` comes before.
 

@@ -78,6 +78,17 @@ def test_every_event_is_in_an_example_or_has_one_drop_reason(seed: int) -> None:
 
 
 @RUNS
+@given(SEEDS, st.floats(0, 1))
+def test_wherever_a_log_is_cut_its_events_are_joined_dropped_or_waiting(seed: int, share: float) -> None:
+    log = scenes.random_log(seed)
+    joiner = core.PartitionJoiner(0, scenes.settings(core))
+    scenes.feed(joiner, log[: int(share * len(log))])
+    counts, waiting = joiner.counts(), joiner.waiting()
+    ends = counts["joined_impressions"] + counts["joined_engagements"] + sum(counts[reason] for reason in DropReason)
+    assert counts["events_in"] == ends + sum(waiting.values())
+
+
+@RUNS
 @given(SEEDS)
 def test_outputs_are_in_order_cut_by_tick_and_number_and_every_tick_is_closed_once(seed: int) -> None:
     outputs = scenes.feed(core.PartitionJoiner(0, scenes.settings(core)), scenes.random_log(seed))

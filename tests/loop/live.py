@@ -75,6 +75,13 @@ class Live:
         assert answer["accepted"] == 2
         return int(answer["time_ms"])
 
+    def post(self, impression: str) -> None:
+        """Post the printed events once more, as another impression."""
+        events = json.loads(self._clicked)["events"]
+        for event in events:
+            event["id" if event["type"] == "impression" else "impression"] = impression
+        assert _post(self._events, json.dumps({"events": events}))["accepted"] == 2
+
     def rank_at(self, tick: int) -> dict[str, Any]:
         """The same question once it is answered by the version of `tick` or a later one."""
         self._wait(lambda: self.rank()["tick"] >= tick, f"serves a version of tick {tick}")

@@ -1,5 +1,6 @@
 """The whole loop in real processes: what it accounts for, and that its result is a function of the log alone."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -46,6 +47,10 @@ def test_bad_rows_are_dead_letters_by_reason_and_the_run_goes_on(straight: Run) 
     log.close()
     assert len(letters) == sum(expected.values())
     assert any(bytes(letter.value) == BAD_ROWS["bad_label"] for letter in letters)
+    said = " ".join(straight.report["account"])
+    assert f"{sum(expected.values()):,} of {ROWS + sum(expected.values()):,} rows of behaviors.tsv" in said
+    assert f"ouzel dead-letters show --run {straight.folder.path} --reason columns" in said
+    assert "What could not be read" in (straight.folder.path / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_report_has_every_figure_of_every_arm(straight: Run) -> None:
@@ -180,10 +185,25 @@ def check_that_it_goes_on(folder: RunFolder, output: Path, *flags: str) -> None:
     assert live.returncode == 0, live.said
     with Live(folder, output / "second.txt", *flags) as live:
         assert live.rank()["tick"] >= after["tick"]
+        live.post("one that waits")
     assert live.returncode == 0, live.said
+    check_that_nothing_is_called_lost(folder)
     done = ouzel("verify", str(folder.path))
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("equal") >= 2
+
+
+def check_that_nothing_is_called_lost(folder: RunFolder) -> None:
+    """`ouzel report` of a run that was stopped with a click in it whose window is open."""
+    done = ouzel("report", "--run", str(folder.path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((folder.path / "report.json").read_bytes())
+    assert report["waiting"] == {"impressions": 1, "engagements": 1}
+    ends = [*report["joined"].values(), *report["dropped"].values(), *report["waiting"].values()]
+    assert report["events_in"] == sum(ends)
+    assert report["accounted"]
+    assert "2 waiting" in done.stdout
+    assert "do not add up" not in done.stdout + (folder.path / "report.html").read_text(encoding="utf-8")
 
 
 def test_two_workers_and_two_replicas_over_kafka_give_the_digests_of_the_run_folder(

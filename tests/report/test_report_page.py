@@ -44,6 +44,31 @@ def test_every_event_is_in_one_line_or_the_page_says_so(facts):
     assert "do not add up" not in page(build_report(facts()))
 
 
+def test_events_that_wait_are_a_line_and_not_lost(facts):
+    counts = facts().counts
+    waiting = {"impressions": 1, "engagements": 2}
+    report = build_report(facts(counts={**counts, "events_in": counts["events_in"] + 3}, waiting=waiting))
+    assert report["accounted"]
+    assert report["waiting"] == waiting
+    assert "3 waiting" in report["account"][0]
+    assert "impressions waiting" in page(report)
+    assert "do not add up" not in page(report)
+
+
+def test_dead_rows_are_said_with_how_many_why_and_what_lists_them(facts):
+    made = facts(
+        counts={},
+        stats={"replay": {"notes": {"rows": 100}}},
+        dead={"behaviors.tsv": {"bad_label": 100}},
+        place="runs/mine",
+    )
+    report = build_report(made)
+    for text in (" ".join(report["account"]), page(report)):
+        assert "100 of 200 rows of behaviors.tsv could not be used: bad_label 100" in text
+        assert "ouzel dead-letters show --run runs/mine --reason bad_label" in text
+    assert report["dead_letters"] == {"bad_label": 100}
+
+
 def test_page_stands_alone_and_parses(facts):
     html = page(build_report(facts()))
     assert not re.search(r"(?:src|href)=\"(?!#)", html.replace("xlink:href", "href").replace('href="#', "#"))
