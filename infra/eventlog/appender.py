@@ -81,13 +81,13 @@ class Appender:
 
     def _write(self, start: Tail, records: list[Record]) -> tuple[Tail, int]:
         """Write and sync as many records as the segment takes, at least one; the new tail and how many."""
-        chunk = [frames.encode_segment_header(start.base)] if start.end == 0 else []
+        chunk = [] if start.end else [frames.encode_segment_header(start.base, self._partition.before(start.base))]
         end = start.end + sum(map(len, chunk))
         last, offset = start.last, start.next_offset
         for record in records:
             if self._is_full(Tail(start.base, end, last, offset), record):
                 break
-            frame = frames.encode_frame(offset, record)
+            frame = frames.encode_frame(offset, record, offset - start.next_offset)
             last = end
             end += len(frame)
             offset += 1

@@ -20,7 +20,7 @@ from typing import TypeVar
 import msgspec
 
 from infra.config import LogConfig
-from infra.errors import ConfigError, RetryableError
+from infra.errors import ConfigError, CorruptStateError, RetryableError
 from infra.eventlog.base import Record
 from infra.eventlog.cursor import Cursor, last_record
 from infra.eventlog.filesystem import FileSystem, write_new_file
@@ -81,12 +81,23 @@ class EmbeddedLog:
             self._fs.make_folder(folder)
             if "topic.json" in self._fs.list(folder):
                 return
+            self._check_remains(folder, partitions)
             self._fs.make_folder(f"{folder}/readers")
             for number in range(partitions):
                 create_partition(self._fs, f"{folder}/{number}")
             self._fs.sync_folder(self._root)
             self._fs.sync_folder(folder)  # topic.json says that the rest is there
             write_new_file(self._fs, folder, "topic.json", msgspec.json.encode(Topic.make(topic, 1, partitions)))
+
+    def _check_remains(self, folder: str, partitions: int) -> None:
+        """A `topic.json` that was lost: the number of partitions is that of the folders, for keys must not move."""
+        numbers = [name for name in self._fs.list(folder) if name.isdigit()]
+        used = any(name.endswith(".log") for number in numbers for name in self._fs.list(f"{folder}/{number}"))
+        if used and len(numbers) != partitions:
+            raise CorruptStateError(
+                f"{folder}/topic.json: missing, and there are {len(numbers)} partitions with records where the "
+                f"configuration says {partitions}: restore the folder from a copy, or set log.partitions to what it was"
+            )
 
     def partitions(self, topic: str) -> int:
         if topic not in self._topics:

@@ -12,7 +12,8 @@ everyone:
     40  8  CRC-32 of the four above
 
 The tail (8 … 48) tells writers where to go on, without a scan. Neither is ever synced on the way: after a power loss
-they may be old or torn, and opening the partition rebuilds them from the segments, which are the truth.
+they may be old or torn, and opening the partition rebuilds them from the segments, which are the truth. The word is
+written durably once, as 0: an empty or damaged one is no power loss, and opening then trusts the segments less.
 """
 
 import binascii
@@ -37,6 +38,9 @@ def unpack_word(word: int) -> int | None:
     """The offset, or None where the word is empty or damaged."""
     offset = word & MAX_OFFSET
     return offset if pack_word(offset) == word else None
+
+
+EMPTY_MARK = _U48.pack(pack_word(0)).ljust(HIGHWATER_BYTES, b"\0")  # nothing is durable yet, and that is known
 
 
 class Tail(NamedTuple):

@@ -1,7 +1,8 @@
 """Times in a partition: retention, which drops whole segments from the old end, and the first offset at a time.
 
-Oldest first, one at a time, so that a crash in between leaves a shorter log and never a hole. The newest segment
-stays: it holds the next offset.
+How far retention takes is written down first, durably (`retained`), so that a segment that something else deleted is
+told from one that retention dropped. Then oldest first, one at a time, so that a crash in between leaves a shorter log
+and never a hole. The newest segment stays: it holds the next offset.
 """
 
 from collections.abc import Iterator
@@ -11,19 +12,24 @@ from infra.eventlog import frames
 from infra.eventlog.cursor import READ_BYTES
 from infra.eventlog.frames import SEGMENT_HEADER_BYTES, FrameError
 from infra.eventlog.partition import Partition
+from infra.eventlog.retained import write_retained
 
 
 def drop_segments(partition: Partition, upto: int, before_ms: int) -> int:
     """Drop leading segments that end at or before offset `upto` and hold nothing as new as `before_ms`; how many."""
-    bases = partition.segments()
-    dropped = 0
-    for base, end in pairwise(bases):
+    going = []
+    start = 0
+    for base, end in pairwise(partition.segments()):
         if end > upto or _newest_ms(partition, base, end) >= before_ms:
             break
+        going.append(base)
+        start = end
+    if going:
+        write_retained(partition.fs, partition.path, start)
+    for base in going:
         partition.fs.unlink(partition.segment_path(base))
         partition.fs.sync_folder(partition.path)
-        dropped += 1
-    return dropped
+    return len(going)
 
 
 def offset_at(partition: Partition, timestamp_ms: int) -> int:

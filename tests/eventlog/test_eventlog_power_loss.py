@@ -8,6 +8,7 @@ from losing_disk import LosingDisk
 
 from infra.config import LogConfig
 from infra.errors import CorruptStateError
+from infra.eventlog import frames
 from infra.eventlog.log import EmbeddedLog
 
 SEEDS = range(60)
@@ -152,6 +153,12 @@ def test_a_skipped_sync_is_caught(broken):
 
 def test_a_removed_checksum_is_caught(monkeypatch):
     monkeypatch.setattr("infra.eventlog.frames.checksum", lambda data, start=0: 0)
+    assert lost(LosingDisk)
+
+
+def test_a_log_that_takes_a_torn_write_for_damage_is_caught(monkeypatch):
+    encode = frames.encode_frame
+    monkeypatch.setattr("infra.eventlog.frames.encode_frame", lambda offset, record, place: encode(offset, record, 0))
     assert lost(LosingDisk)
 
 
