@@ -165,6 +165,7 @@ def _watch(folder: RunFolder, console: Console, crew: Crew) -> None:
         f"{report['events_in']:,} events, {report['examples_out']:,} examples, {report['shown_items']:,} shown items "
         f"in {report['seconds']:.1f} s; peak memory {report['peak_rss_bytes'] / 1e9:.2f} GB; "
         f"digest {report['digest'][:16]}",
+        *report["compared"],
         *report["account"],
         f"report: {folder.path / 'report.html'}",
         sep="\n",

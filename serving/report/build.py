@@ -11,6 +11,7 @@ from typing import Any
 
 from infra.config import Config
 from serving.report.account import account
+from serving.report.lift import lift, sentences
 from stream.deadletters import by_reason
 
 Report = dict[str, Any]
@@ -55,6 +56,7 @@ def build_report(facts: RunFacts) -> Report:
     }
     waiting = {kind: facts.waiting.get(kind, 0) for kind in joined}
     arms = {name: _clean(arm) for name, arm in evaluation.get("arms", {}).items()}
+    gain = lift(evaluation.get("arms", {}))
     run = facts.stats.get("run", {})
     stages = [n for n in (*STAGES, *sorted(set(facts.stats) - {*STAGES, "run"})) if n in facts.stats]
     report: Report = {
@@ -86,6 +88,7 @@ def build_report(facts: RunFacts) -> Report:
         "publish_s": {"p50": None, "p99": None, **_clean(facts.publish_s)},
         "version_lag_ticks": 1 + facts.config.time.build().publish_ticks,
         "promotions_ms": list(facts.promotions_ms),
+        "replayed": "replay" in facts.stats,
         "table_rows": dict(facts.table_rows),
         "scored": {k: v for k, v in evaluation.items() if k not in ("arms", "label_wait_s")},
         "config": {
@@ -95,29 +98,12 @@ def build_report(facts: RunFacts) -> Report:
             "bootstrap_hours": facts.config.train.bootstrap_hours,
             "precision": facts.config.serve.precision,
         },
-        "lift": lift(arms),
+        "lift": _clean(gain),
+        "compared": sentences(gain) if gain.get("intervals_pp") is not None else [],
         "arms": arms,
     }
     report["account"] = account(report, facts.dead, facts.place)
     return report
-
-
-def lift(arms: Mapping[str, Mapping[str, Any]]) -> Report:
-    """What the online arm gained, percentage points of mean impression AUC, over the days after the first where there
-    are any (on the first day nothing has had a night yet)."""
-    scope = "later" if arms and all(a.get("later", {}).get("impressions") for a in arms.values()) else "all"
-    auc = {name: (arm["later"] if scope == "later" else arm).get("auc_impression") for name, arm in arms.items()}
-    out: Report = {"scope": "days after the first" if scope == "later" else "all scored rows"}
-    online, popular, oracle = auc.get("online"), auc.get("popularity"), auc.get("oracle")
-    if online is None:
-        return out
-    for rival in ("nightly", "frozen", "popularity", "oracle"):
-        other = auc.get(rival)
-        if other is not None:
-            out[f"over_{rival}_pp"] = _number(100 * (online - other))
-    if popular is not None and oracle is not None and oracle > popular:
-        out["share_of_oracle_lift"] = _number((online - popular) / (oracle - popular))
-    return out
 
 
 def _note(facts: RunFacts, process: str, name: str, default: Any) -> Any:

@@ -90,7 +90,7 @@ def _versions(folder: RunFolder, log: EventLog, timeline: Timeline) -> dict[str,
             continue
         published += 1
         size += len(version.value)
-        if last.kind is Kind.GENERATION:
+        if last.kind is Kind.GENERATION and last.generation > 0:  # generation 0 is the bootstrap
             opened.append(timeline.end_ms(last.tick))
         if last.closed_wall_ms and last.published_wall_ms:
             delays.append(max(0.0, (last.published_wall_ms - last.closed_wall_ms) / 1000))

@@ -3,16 +3,17 @@
 Everything that came from data is escaped. The plots follow the reader's light or dark setting (see theme.py).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
 from serving.report import plots
 from serving.report.build import FIGURES
+from serving.report.headline import statement, substatement
 from serving.report.style import STYLE
 from serving.report.theme import css_variables
-from serving.report.words import ARM_MEANING, DEAD_MEANING, DROP_MEANING, LIMITS, READING
+from serving.report.words import ARM_MEANING, DEAD_MEANING, DROP_MEANING, LIMITS, READING, REPLAY_LIMITS
 
 Report = Mapping[str, Any]
 HEAD = {
@@ -32,7 +33,7 @@ def page(report: Report) -> str:
     """The whole page."""
     body = "".join(
         (_header(report), _cards(report), _quality(report), _table(report), _freshness(report), _work(report),
-         _account(report), _reading(), _footer(report))
+         _account(report), _reading(report), _footer(report))
     )  # fmt: skip
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -52,35 +53,8 @@ def _header(report: Report) -> str:
     )
     return (
         f'<header><p class="kicker">ouzel · {escape(report["run"])} · {span}</p>'
-        f"<h1>{_statement(report)}</h1>{_substatement(report)}</header>"
+        f"<h1>{statement(report['lift'])}</h1>{substatement(report['lift'])}</header>"
     )
-
-
-def _statement(report: Report) -> str:
-    gain = report["lift"]
-    parts = [(gain.get(f"over_{arm}_pp"), arm) for arm in ("nightly", "frozen")]
-    if any(value is None for value, _ in parts):
-        return "A recommender that kept learning while it served"
-    (nightly, _), (frozen, _) = parts
-    verb = "was worth" if nightly > 0 else "cost"
-    return (
-        f"Learning online {verb} <b>{abs(nightly):.2f} pp</b> of AUC over the same net retrained each night, "
-        f"and <b>{frozen:+.2f} pp</b> over a nightly batch pipeline."
-    )
-
-
-def _substatement(report: Report) -> str:
-    gain = report["lift"]
-    text = (
-        f"Mean impression AUC, {escape(gain['scope'])}; each impression scored by the version that was certain "
-        "to serve it."
-    )
-    if gain.get("share_of_oracle_lift") is not None:
-        text += (
-            f" It reaches {100 * gain['share_of_oracle_lift']:.0f} % of the lift over popularity that knowing "
-            "the true click probabilities would give."
-        )
-    return f'<p class="lede">{text}</p>'
 
 
 def _cards(report: Report) -> str:
@@ -117,12 +91,18 @@ def _quality(report: Report) -> str:
         '<section class="panel"><h2>Quality over time</h2>'
         f'<p class="sub">Mean impression AUC by event hour, averaged over {plots.SMOOTH_H} hours; dots are single '
         f"hours of <i>online</i>.</p>"
-        f'<div class="scroll wide">{plots.auc_over_time(report)}</div><ul class="legend">{legend}</ul></section>'
+        f'<div>{_both(plots.auc_over_time, report)}</div><ul class="legend">{legend}</ul></section>'
         '<div class="two"><section class="panel"><h2>Day by day</h2><p class="sub">Mean impression AUC of each day.</p>'
-        f"{plots.auc_by_day(report)}</section>"
+        f"{_both(plots.auc_by_day, report)}</section>"
         '<section class="panel"><h2>Calibration</h2><p class="sub">1 means that as many clicks come as were predicted; '
-        f"the band is 0.9 to 1.1.</p>{plots.calibration_over_time(report)}</section></div>"
+        f"the band is 0.9 to 1.1.</p>{_both(plots.calibration_over_time, report)}</section></div>"
     )
+
+
+def _both(draw: Callable[..., str | None], report: Report) -> str:
+    """A plot for a broad page, and the same for a narrow one, where its text would be too small; "" for none."""
+    broad, slim = draw(report), draw(report, slim=True)
+    return "" if broad is None else f'<div class="broad">{broad}</div><div class="slim">{slim}</div>'
 
 
 def _table(report: Report) -> str:
@@ -141,7 +121,8 @@ def _table(report: Report) -> str:
     return (
         '<section class="panel"><h2>All figures</h2>'
         f'<p class="sub">Over all {counted["impressions"]:,} scored impressions ({counted["shown_items"]:,} shown '
-        f"items, {counted['clicks']:,} clicks). The best of the arms that do not know the truth is marked.</p>"
+        f"items, {counted['clicks']:,} clicks). The best of the arms that do not know the truth is "
+        "marked, also where another is as good within what this log can tell.</p>"
         f'<div class="scroll"><table class="figures"><thead><tr><th scope="col">arm</th>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div></section>"
     )
@@ -159,8 +140,10 @@ def _best(report: Report, name: str) -> str:
 
 
 def _freshness(report: Report) -> str:
-    wait, sync = plots.label_wait(report), plots.sync_time(report)
-    if wait is None and sync is None:
+    panels = "".join(
+        f"<div>{plot}</div>" for draw in (plots.label_wait, plots.sync_time) if (plot := _both(draw, report))
+    )
+    if not panels:
         return ""
     tick, lag = report["config"]["tick_s"], report["version_lag_ticks"]
     text = (
@@ -168,7 +151,6 @@ def _freshness(report: Report) -> str:
         f"ticks of {tick} s); then the tick is learned, published and served. Scores here use only versions at least "
         f"{lag} ticks old, the newest that every replica is certain to hold."
     )
-    panels = "".join(f"<div>{plot}</div>" for plot in (wait, sync) if plot is not None)
     return (
         '<section class="panel"><h2>Freshness: from click to served</h2>'
         f'<p class="sub">{escape(text)}</p><div class="pair">{panels}</div></section>'
@@ -181,10 +163,11 @@ def _work(report: Report) -> str:
         cpu = sum(v or 0.0 for v in report["stage_cpu_seconds"].values())
         out += (
             f'<section class="panel"><h2>Where the time went</h2><p class="sub">{_seconds(report["seconds"])} of wall '
-            f"time, {cpu:.0f} core-seconds: CPU (dark) within each process' life.</p>{plots.stages(report)}</section>"
+            f"time, {cpu:.0f} core-seconds: CPU (dark) within each process' life.</p>"
+            f"{_both(plots.stages, report)}</section>"
         )
-    tables = plots.tables(report)
-    if tables is not None:
+    tables = _both(plots.tables, report)
+    if tables:
         total = sum(report["table_rows"].values())
         out += (
             f'<section class="panel"><h2>What it remembers</h2><p class="sub">{total:,} embedding rows, one key each, '
@@ -248,13 +231,15 @@ def _bar(share: float, ink: str) -> str:
     return f'<i style="width:{100 * share:.3f}%;background:var(--{ink})"></i>' if share else ""
 
 
-def _reading() -> str:
+def _reading(report: Report) -> str:
+    limits = LIMITS if report["replayed"] else tuple(entry for entry in LIMITS if entry not in REPLAY_LIMITS)
+
     def items(entries: tuple[tuple[str, str], ...]) -> str:
         return "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in entries)
 
     return (
         f'<div class="two"><section class="panel"><h2>How to read this</h2><dl>{items(READING)}</dl></section>'
-        f'<section class="panel"><h2>What it does not show</h2><dl>{items(LIMITS)}</dl></section></div>'
+        f'<section class="panel"><h2>What it does not show</h2><dl>{items(limits)}</dl></section></div>'
     )
 
 

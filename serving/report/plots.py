@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.transforms import offset_copy
 from numpy.typing import NDArray
 
 from serving.report.theme import ARMS, axes, color, drawing, svg
@@ -46,9 +47,9 @@ def smooth(values: Floats, weights: Floats, window: int = SMOOTH_H) -> Floats:
     return smoothed
 
 
-def auc_over_time(report: Report) -> str:
-    """Mean impression AUC by hour and arm, labelled at the line's end, over the traffic that it averages."""
-    with drawing("auc", 11.2, 4.9) as figure:
+def auc_over_time(report: Report, *, slim: bool = False) -> str:
+    """Mean impression AUC by hour and arm, named at the line's end, over the traffic that it averages."""
+    with drawing("auc", 11.2, 4.9, slim=slim) as figure:
         top, strip = figure.subplots(2, 1, sharex=True, height_ratios=[6, 1])
         ends: list[tuple[float, str, str]] = []
         right, low, high = 0.0, 1.0, 0.0
@@ -61,7 +62,7 @@ def auc_over_time(report: Report) -> str:
                 top.scatter(x, y, s=7, color=color(arm), alpha=0.28, linewidths=0)
             style = (0, (4, 3)) if arm == "oracle" else "solid"
             top.plot(x, line, color=color(arm), linewidth=2.6 if arm == "online" else 1.7, linestyle=style)
-            ends.append((float(line[-1]), f"{arm}  {report['arms'][arm]['auc_impression']:.3f}", color(arm)))
+            ends.append((float(line[-1]), arm, color(arm)))
             right = max(right, float(x[-1]))
             low, high = min(low, float(np.percentile(line, 0.5))), max(high, float(line.max()))
         margin = 0.06 * max(high - low, 0.02)
@@ -69,10 +70,10 @@ def auc_over_time(report: Report) -> str:
         _label_ends(top, ends, right)
         _mark_promotions(top, report)
         _traffic(strip, report)
-        _time_axis(strip, report)
+        _time_axis(strip, report, days="%a" if slim else "%a %d %b", wide=not slim)
         top.tick_params(axis="x", labelbottom=False)
         top.set_ylabel("mean impression AUC")
-        return svg(figure, "auc", "Mean impression AUC by hour for every arm")
+        return svg(figure, "Mean impression AUC by hour for every arm")
 
 
 def _traffic(strip: Axes, report: Report) -> None:
@@ -82,24 +83,29 @@ def _traffic(strip: Axes, report: Report) -> None:
     strip.set_ylim(0, max(float(n.max()) * 1.15, 1.0))
     strip.set_yticks([])
     strip.grid(False)
-    strip.set_ylabel("impressions", rotation=0, ha="right", va="center", fontsize=9)
+    strip.set_ylabel("shown", rotation=0, ha="right", va="center")
 
 
 def _label_ends(ax: Axes, ends: Sequence[tuple[float, str, str]], x: float) -> None:
-    """Write names at the line ends, apart by at least a line of text."""
+    """Write names beside the line ends, in their order, at least a line of text apart, each joined to its own end."""
     low, high = ax.get_ylim()
-    gap = (high - low) * 0.062
-    at = -math.inf
-    placed: list[tuple[float, str, str]] = []
-    for y, text, ink in sorted(ends):
-        at = max(y, at + gap)
-        placed.append((at, text, ink))
-    over = (placed[-1][0] - high + gap / 2) if placed else 0.0
-    for y, text, ink in placed:
-        y -= max(over, 0.0)
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    points = figure.get_figheight() * 72 * 0.8  # of the axes, about
+    gap = (high - low) * 14 / points
+    ends = sorted(ends)
+    at = [min(max(y, low), high) for y, _, _ in ends]
+    for _ in range(100):  # push neighbours apart until none overlap
+        for i in range(len(at) - 1):
+            short = gap - (at[i + 1] - at[i])
+            if short > 1e-12:
+                at[i], at[i + 1] = at[i] - short / 2, at[i + 1] + short / 2
+    for (y, text, ink), place in zip(ends, at, strict=True):
         ax.annotate(
-            text, (x, y), xytext=(9, 0), textcoords="offset points", va="center", color=ink, annotation_clip=False
-        )
+            text, (x, y), xytext=(x, place), textcoords=offset_copy(ax.transData, fig=figure, x=16, units="points"),
+            va="center", color=ink, annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": ink, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 2},
+        )  # fmt: skip
 
 
 def _mark_promotions(ax: Axes, report: Report) -> None:
@@ -110,7 +116,7 @@ def _mark_promotions(ax: Axes, report: Report) -> None:
             note = "nightly generation opens"
             ax.annotate(
                 note, (ms / DAY_MS, 0.015), xycoords=("data", "axes fraction"), xytext=(4, 0),
-                textcoords="offset points", color=color("muted"), fontsize=8.5, va="bottom",
+                textcoords="offset points", color=color("muted"), va="bottom",
             )  # fmt: skip
 
 
@@ -128,11 +134,11 @@ def _time_axis(ax: Axes, report: Report, days: str = "%a %d %b", *, wide: bool =
     ax.set_xlim(first, last)
 
 
-def auc_by_day(report: Report) -> str:
+def auc_by_day(report: Report, *, slim: bool = False) -> str:
     """Mean impression AUC by day and arm, as bars above chance (0.5)."""
     arms = arms_of(report)
     days = [d["start_ms"] for d in report["arms"][arms[0]]["by_day"]]
-    with drawing("days", 5.6, 3.7) as figure:
+    with drawing("days", 5.6, 3.7, slim=slim) as figure:
         ax = axes(figure)
         width = 0.82 / len(arms)
         values = [v["auc_impression"] for a in arms for v in report["arms"][a]["by_day"] if v["auc_impression"]]
@@ -149,13 +155,13 @@ def auc_by_day(report: Report) -> str:
         ax.set_xticks(range(len(days)), [datetime.fromtimestamp(d / 1000, UTC).strftime("%a %d") for d in days])
         ax.set_ylim(base, max(values, default=0.6) + 0.012)
         ax.set_ylabel("mean impression AUC" + (" (chance is 0.5)" if base == 0.5 else ""))
-        return svg(figure, "days", "Mean impression AUC by day for every arm")
+        return svg(figure, "Mean impression AUC by day for every arm")
 
 
-def calibration_over_time(report: Report) -> str:
+def calibration_over_time(report: Report, *, slim: bool = False) -> str:
     """Predicted over observed clicks by hour, for the arms that are trained; the promised band shaded."""
     arms = [a for a in arms_of(report) if a in ("online", "nightly", "frozen")]
-    with drawing("calibration", 5.6, 3.7) as figure:
+    with drawing("calibration", 5.6, 3.7, slim=slim) as figure:
         ax = axes(figure)
         ax.axhspan(0.9, 1.1, color=color("band"), linewidth=0)
         ax.axhline(1.0, color=color("muted"), linewidth=0.9)
@@ -172,34 +178,34 @@ def calibration_over_time(report: Report) -> str:
         low, high = ax.get_ylim()
         ax.set_ylim(min(max(low, 0.5), 0.85), max(min(high, 1.6), 1.15))
         _label_ends(ax, ends, right)
-        _time_axis(ax, report, days="%a %d", wide=False)
+        _time_axis(ax, report, days="%a" if slim else "%a %d", wide=False)
         ax.set_ylabel("predicted ÷ observed clicks")
-        return svg(figure, "calibration", "Predicted over observed clicks by hour; 1 is calibrated")
+        return svg(figure, "Predicted over observed clicks by hour; 1 is calibrated")
 
 
-def label_wait(report: Report) -> str | None:
+def label_wait(report: Report, *, slim: bool = False) -> str | None:
     """How long an engagement waits until its tick closes, as a distribution; None where nothing was engaged."""
     edges, counts = report["label_wait_s"].get("edges"), report["label_wait_s"].get("counts")
     if not counts or not sum(counts):
         return None
     x, share = np.array(edges[:-1], float), np.array(counts, float) / sum(counts)
-    with drawing("wait", 5.6, 3.1) as figure:
+    with drawing("wait", 5.6, 3.1, slim=slim) as figure:
         ax = axes(figure)
         ax.bar(x, 100 * share, np.diff(edges) * 0.92, align="edge", color=color("online"))
         ax.set_ylim(0, float(share.max()) * 125)
-        for name, ha in (("p50", "center"), ("p99", "center")):
+        for name, ha in (("p50", "right"), ("p99", "left")):
             value = report["label_wait_s"][name]
             ax.axvline(value, color=color("ink"), linewidth=1.0, linestyle=(0, (2, 2)))
             ax.annotate(
                 f"{name} {value:.0f} s", (value, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 2),
-                textcoords="offset points", ha=ha, va="bottom", fontsize=9.5,
+                textcoords="offset points", ha=ha, va="bottom",
             )  # fmt: skip
         ax.set_xlabel("seconds from engagement to the close of its tick (event time)")
         ax.set_ylabel("% of engaged impressions")
-        return svg(figure, "wait", "Distribution of the wait from engagement to closed tick")
+        return svg(figure, "Distribution of the wait from engagement to closed tick")
 
 
-def sync_time(report: Report) -> str | None:
+def sync_time(report: Report, *, slim: bool = False) -> str | None:
     """How long a closed tick takes until it is served, as a distribution over versions; until it is durable where the
     replica left percentiles alone."""
     name = "sync_s" if report["sync_s"].get("counts") else "publish_s"
@@ -207,24 +213,24 @@ def sync_time(report: Report) -> str | None:
     if not counts or not sum(counts):
         return None
     share = np.array(counts, float) / sum(counts)
-    with drawing("sync", 5.6, 3.1) as figure:
+    with drawing("sync", 5.6, 3.1, slim=slim) as figure:
         ax = axes(figure)
         ax.bar(range(len(share)), 100 * share, 0.92, align="edge", color=color("nightly"))
         inside = [v for d in range(-4, 5) for v in (10.0**d, 3 * 10.0**d) if edges[0] <= v <= edges[-1]]
         ax.set_xticks(list(np.interp(np.log(inside), np.log(edges), range(len(edges)))), [_seconds(v) for v in inside])
         ax.set_ylim(0, float(share.max()) * 125)
-        for percentile in ("p50", "p99"):
+        for percentile, ha in (("p50", "right"), ("p99", "left")):
             value = report[name][percentile]
             at = float(np.interp(math.log(max(value, 1e-9)), np.log(np.maximum(edges, 1e-9)), range(len(edges))))
             ax.axvline(at, color=color("ink"), linewidth=1.0, linestyle=(0, (2, 2)))
             ax.annotate(
                 f"{percentile} {_seconds(value)}", (at, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 2),
-                textcoords="offset points", ha="center", va="bottom", fontsize=9.5,
+                textcoords="offset points", ha=ha, va="bottom",
             )  # fmt: skip
         until = "served" if name == "sync_s" else "durable"
         ax.set_xlabel(f"from a closed tick to a {until} version (wall time, log scale)")
         ax.set_ylabel("% of versions")
-        return svg(figure, "sync", "Distribution of the time from closed tick to served version")
+        return svg(figure, "Distribution of the time from closed tick to served version")
 
 
 def _seconds(value: float) -> str:
@@ -233,10 +239,10 @@ def _seconds(value: float) -> str:
     return f"{value:.3g} s"
 
 
-def stages(report: Report) -> str:
+def stages(report: Report, *, slim: bool = False) -> str:
     """Seconds of each process: the span it ran, and the CPU it used within it."""
     names = [n for n in report["stage_seconds"] if n != "run"]
-    with drawing("stages", 5.6, 0.62 * len(names) + 0.9) as figure:
+    with drawing("stages", 5.6, 0.62 * len(names) + 0.9, slim=slim) as figure:
         ax = axes(figure)
         y = np.arange(len(names))[::-1]
         wall = np.array([report["stage_seconds"][n] for n in names])
@@ -246,7 +252,7 @@ def stages(report: Report) -> str:
         for at, w, c in zip(y, wall, cpu, strict=True):
             ax.annotate(
                 f"{c:.1f} s of {w:.1f} s", (max(w, c), at), xytext=(6, 0), textcoords="offset points",
-                va="center", color=color("muted"), fontsize=9.5,
+                va="center", color=color("muted"),
             )  # fmt: skip
         ax.set_yticks(y, names)
         ax.tick_params(axis="y", labelcolor=color("ink"))
@@ -254,21 +260,21 @@ def stages(report: Report) -> str:
         ax.grid(False)
         ax.spines["bottom"].set_visible(False)
         ax.set_xticks([])
-        return svg(figure, "stages", "Wall and CPU seconds of each process")
+        return svg(figure, "Wall and CPU seconds of each process")
 
 
-def tables(report: Report) -> str | None:
+def tables(report: Report, *, slim: bool = False) -> str | None:
     """Rows of each embedding table; None where the run reports none."""
     rows = sorted(report["table_rows"].items(), key=lambda item: item[1])
     if not rows:
         return None
-    with drawing("tables", 5.6, 0.5 * len(rows) + 0.9) as figure:
+    with drawing("tables", 5.6, 0.5 * len(rows) + 0.9, slim=slim) as figure:
         ax = axes(figure)
         ax.barh(range(len(rows)), [n for _, n in rows], 0.62, color=color("frozen"))
         for i, (_, n) in enumerate(rows):
             ax.annotate(
                 f"{n:,}", (n, i), xytext=(6, 0), textcoords="offset points", va="center",
-                color=color("muted"), fontsize=9.5,
+                color=color("muted"),
             )  # fmt: skip
         ax.set_yticks(range(len(rows)), [name for name, _ in rows])
         ax.tick_params(axis="y", labelcolor=color("ink"))
@@ -276,4 +282,4 @@ def tables(report: Report) -> str | None:
         ax.grid(False)
         ax.spines["bottom"].set_visible(False)
         ax.set_xticks([])
-        return svg(figure, "tables", "Rows of each embedding table")
+        return svg(figure, "Rows of each embedding table")

@@ -32,7 +32,7 @@ svg{{width:100%;height:auto;display:block}}
 .legend b{{color:var(--ink);font-weight:600;margin-right:.2rem}}
 .legend i,.figures i{{display:inline-block;width:.65rem;height:.65rem;border-radius:50%;margin-right:.5rem}}
 .scroll{{overflow-x:auto}}
-.wide svg{{min-width:40rem}}
+.slim{{display:none}}
 table{{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}}
 .figures th,.figures td{{padding:.55rem .6rem;text-align:right;border-top:1px solid var(--rule);white-space:nowrap}}
 .figures thead th{{border:0;color:var(--muted);font-weight:500;font-size:.84rem}}
@@ -53,6 +53,7 @@ footer dt{{flex:0 0 8rem;font-size:.84rem;font-weight:500}}
 footer dd{{margin:0;font-size:.84rem;color:var(--ink);overflow-wrap:anywhere}}
 code{{font:.92em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;color:var(--ink)}}
 @media (max-width:900px){{.cards{{grid-template-columns:repeat(3,1fr)}}.two,.pair{{grid-template-columns:1fr}}}}
+@media (max-width:600px){{.broad{{display:none}}.slim{{display:block}}}}
 @media (max-width:520px){{.cards{{grid-template-columns:1fr 1fr}}main{{padding:1.6rem .9rem}}.panel{{padding:1.1rem}}
   .account th span{{display:block;margin:0}}.account .bar{{display:none}}}}
 @media print{{main{{padding:0;max-width:none}}.panel,.card{{break-inside:avoid}}}}

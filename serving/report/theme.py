@@ -86,12 +86,18 @@ _STYLE: dict[str, Any] = {
 }
 
 
+SLIM_WIDTH = 4.6  # inches: on a phone a point of such a figure is about a pixel
+
+
 @contextmanager
-def drawing(name: str, width: float, height: float) -> Iterator[Figure]:
-    """A figure in the house style, inches at 72 points."""
+def drawing(name: str, width: float, height: float, *, slim: bool) -> Iterator[Figure]:
+    """A figure in the house style, inches at 72 points; `slim`: as wide as a phone, and as high as `height` says."""
+    name = f"{name}-slim" if slim else name
     settings: Any = {**_STYLE, "svg.hashsalt": name}
     with matplotlib.rc_context(settings):
-        yield Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(SLIM_WIDTH if slim else width, height), layout="constrained")
+        figure.set_label(name)
+        yield figure
 
 
 def axes(figure: Figure) -> Axes:
@@ -99,8 +105,9 @@ def axes(figure: Figure) -> Axes:
     return figure.add_subplot()
 
 
-def svg(figure: Figure, name: str, description: str) -> str:
+def svg(figure: Figure, description: str) -> str:
     """The figure as an inline `<svg>` in the page's variables, with ids of its own and a text for screen readers."""
+    name = str(figure.get_label())
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = out.getvalue()
@@ -108,9 +115,9 @@ def svg(figure: Figure, name: str, description: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
     text = re.sub(r'\sid="([^"]+)"', rf' id="{name}-\1"', text)
     text = re.sub(r'(url\(#|href="#)', rf"\1{name}-", text)
-    text = re.sub(r"font: ([\d.]+px) [^;\"]*", rf"font: \1 {FONT.replace(chr(34), chr(39))}", text)
+    text = re.sub(r'font-family: [^;"]*', f"font-family: {FONT.replace(chr(34), chr(39))}", text)
     for role, ink in INKS.items():
         text = text.replace(ink.stand_in, f"var(--{role})")
     text = re.sub(r'<svg [^>]*?width="[^"]*"', lambda m: re.sub(r'\swidth="[^"]*"', "", m.group()), text, count=1)
     text = re.sub(r'(<svg [^>]*?)\sheight="[^"]*"', r"\1", text, count=1)
-    return text.replace("<svg ", f'<svg role="img" aria-label="{description}" ', 1)
+    return text.strip().replace("<svg ", f'<svg role="img" aria-label="{description}" ', 1)

@@ -40,9 +40,8 @@ DEAD_MEANING = {
 READING = (
     (
         "AUC, MRR, nDCG",
-        "The official MIND metrics: one value for each impression, then the mean. Impressions with no click, or "
-        "only clicks, have no order to judge and are left out, as MIND does. Ties count as the mean over their "
-        "orders.",
+        "One value for each impression, then the mean, as the MIND benchmark defines them. Impressions with no click, "
+        "or only clicks, have no order to judge and are left out. Ties count as the mean over their orders.",
     ),
     (
         "Pooled AUC",
@@ -72,7 +71,7 @@ READING = (
     ),
 )
 
-LIMITS = (
+REPLAY_LIMITS = (
     (
         "Replayed, not live",
         "The log shows what another recommender showed. A replay says how well clicks on those items are ranked, "
@@ -80,17 +79,25 @@ LIMITS = (
     ),
     (
         "Simulated delays",
-        "MIND does not record when a click came; delays are drawn from a seeded distribution.",
+        "The log does not record when a click came; delays are drawn from a seeded distribution.",
     ),
     (
         "Speed",
         "At full speed days pass in seconds, so processes compete for cores and a version waits for its turn; "
         "sync at the speed of life is shorter.",
     ),
+)
+LIMITS = (
+    *REPLAY_LIMITS,
+    (
+        "How sure",
+        "Intervals draw scored hours as if each were independent of the next. They say how much another draw of such "
+        "hours would move a difference, not what another log, season or seed would show.",
+    ),
     (
         "The oracle",
         "Exists for generated logs only, and bounds ranking by probability: on a finite log luck adds noise to "
-        "every arm, so differences below a few hundredths of a point mean little.",
+        "every arm.",
     ),
     (
         "Dense weights",

@@ -66,6 +66,7 @@ def test_the_report_has_every_figure_of_every_arm(straight: Run) -> None:
             assert all(figure in scope for figure in ARM_FIGURES), name
         assert len(arm["by_day"]) == 2
         assert len(arm["by_hour"]) >= 24
+    assert len(report["promotions_ms"]) == report["version"]["generation"] == 1  # the bootstrap is no night
     page = (straight.folder.path / "report.html").read_text(encoding="utf-8")
     assert "<svg" in page
     assert not re.search(r"""(src|href)\s*=\s*["']https?://""", page)  # nothing is fetched
