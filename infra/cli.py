@@ -32,6 +32,7 @@ COMMANDS: dict[str, Command] = {
         "infra.supervisor.commands", "verify", "derive a run's parameters again from its logs, and compare"
     ),
     "broker": Command("infra.supervisor.broker_command", "broker", "a real Kafka broker on this machine, until Ctrl-C"),
+    "inspect": Command("stream.commands", "inspect", "what a log in MIND format holds: rows, time span, what is dead"),
     "generate": Command("stream.commands", "generate", "write a generated log in MIND format"),
     "replay": Command("stream.commands", "replay", "turn MIND rows into events, in order, at a chosen speed"),
     "join": Command("stream.join.run", "join", "join impressions with engagements; on Kafka, as one of many workers"),

@@ -279,8 +279,9 @@ class TrainConfig(Section, frozen=True):
     # Share of negatives kept online and in the retrain (a hash of impression and item decides); logits are corrected.
     negative_rate: float = 1.0
     retrain_negative_rate: float = 0.5
-    # Length of the bootstrap: generation 0 is trained on the first hours, h of event time.
-    bootstrap_hours: int = 6
+    # Length of the bootstrap: generation 0 is trained on the first hours, h of event time: whole ticks. Where a log is
+    # too short for it and the promotion delay, `ouzel run` shrinks both and says so.
+    bootstrap_hours: int | float = 6
     # H: a candidate for midnight M is promoted at M + H, s of event time. Must leave the retrain time when live.
     promotion_delay_s: int = 3_600
     # Retrain: impressions a batch, passes over the day (bootstrap and first day: `first_epochs`), dense learning rate.

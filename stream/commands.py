@@ -1,6 +1,7 @@
 """Entry points of the box: `ouzel generate`, `ouzel replay`, `ouzel archive`: where its objects are wired."""
 
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,33 @@ def generate(
         f"{made.folder}: {made.rows:,} rows, {made.shown_items:,} shown items, {made.clicks:,} clicks "
         f"({made.clicks / max(made.shown_items, 1):.2%}) in {time.monotonic() - started:.1f} s"
     )
+
+
+def inspect(
+    mind: Annotated[list[Path], typer.Option(help="A MIND folder; may be given several times.")],
+    max_gap_s: Annotated[float | None, typer.Option(help="As replay.max_gap_s.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    from infra.config import ReplayConfig
+    from stream.mind.news import read_news
+    from stream.mind.reader import open_mind
+
+    index = open_mind(mind, max_gap_s=ReplayConfig().max_gap_s if max_gap_s is None else max_gap_s)
+    news = read_news(mind)
+    first, last = int(index.time_ms[0]), int(index.time_ms[-1])
+    if json:
+        print(msgspec.json.encode({"rows": index.n, "first_ms": first, "last_ms": last}).decode())
+        return
+    print(f"{index.n:,} of {index.lines:,} rows are impressions, {index.shown_items:,} shown items")
+    print(f"from {_time(first)} to {_time(last)}, {(last - first) / 3_600_000:.1f} hours")
+    print(f"{len(news):,} items in the catalogue")
+    for name, counts in (("behaviors.tsv", index.dead.counts()), ("news.tsv", news.dead_counts)):
+        for reason, n in counts.items():
+            print(f"dead: {name:<14} {reason.value:<22} {n:>10,}")
+
+
+def _time(ms: int) -> str:
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%a %d %b %Y %H:%M:%S}"
 
 
 def replay(

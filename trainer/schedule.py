@@ -7,6 +7,7 @@
 A pure function of the first tick and the configuration: trainer, retrain and evaluator agree without asking.
 """
 
+import math
 from dataclasses import dataclass
 
 from infra.config import Config
@@ -31,8 +32,13 @@ class Schedule:
                 f"time.tick_s is {timeline.tick_ms // 1000}; the nightly chain needs whole ticks in an hour: "
                 "take a divisor of 3600"
             )
-        if config.train.bootstrap_hours < 1:
-            raise ConfigError(f"train.bootstrap_hours is {config.train.bootstrap_hours}; it must be 1 or more")
+        hours = config.train.bootstrap_hours
+        bootstrap = round(hours * timeline.ticks_per_hour) if math.isfinite(hours) else 0
+        if bootstrap < 1 or abs(bootstrap - hours * timeline.ticks_per_hour) > 1e-6:
+            raise ConfigError(
+                f"train.bootstrap_hours is {hours}; it must be a whole number of ticks of {timeline.tick_ms // 1000} s "
+                "(time.tick_s), 1 or more"
+            )
         delay_ms = config.train.promotion_delay_s * 1000
         if delay_ms <= 0 or delay_ms % timeline.tick_ms or delay_ms >= timeline.ticks_per_day * timeline.tick_ms:
             raise ConfigError(
@@ -40,8 +46,7 @@ class Schedule:
                 f"{timeline.tick_ms // 1000} s, and less than a day"
             )
         first = first_shown_tick // timeline.ticks_per_hour * timeline.ticks_per_hour
-        bootstrap = first + config.train.bootstrap_hours * timeline.ticks_per_hour
-        return Schedule(first, bootstrap, delay_ms // timeline.tick_ms, timeline.ticks_per_day)
+        return Schedule(first, first + bootstrap, delay_ms // timeline.tick_ms, timeline.ticks_per_day)
 
     def cut_after(self, cut: int | None) -> int:
         """The cut (B or a midnight) that follows `cut`; None asks for B. A retrain takes what closes before its cut."""

@@ -17,7 +17,7 @@ from infra.errors import ConfigError
 from infra.process import RunFolder
 from infra.supervisor.crew import Crew
 from infra.supervisor.runlog import OWN, broker_of, reach, refuse_elsewhere
-from infra.supervisor.runs import loop_members, prepare, read_source, remove_run, run_loop, source_of, write_report
+from infra.supervisor.runs import fit, loop_members, prepare, read_source, remove_run, run_loop, source_of, write_report
 
 CONFIG_HELP = "TOML configuration; what it leaves out keeps its default."
 SET_HELP = "One value, such as time.tick_s=10; may be given again."
@@ -57,7 +57,8 @@ def run(
     crew.check(wanted)
     source_of(mind)
     reach(wanted)
-    prepare(folder, wanted, mind)
+    fits, asked = fit(folder, wanted, mind, console)
+    prepare(folder, fits, mind, asked)
     _watch(folder, console, crew)
 
 
@@ -89,7 +90,8 @@ def demo(
         subprocess.run(command, check=True)
     else:
         console.print(f"[bold]1[/]  the generated log in {data} is there")
-    prepare(folder, wanted, [data])
+    fits, asked = fit(folder, wanted, [data], console)
+    prepare(folder, fits, [data], asked)
     names = ", ".join(m.name for m in loop_members(read_source(folder), folder.load_config(), crew))
     console.print(f"[bold]2[/]  starting {names} over {folder.load_config().log.url or out}", soft_wrap=True)
     _watch(folder, console, crew)
@@ -160,7 +162,7 @@ def _watch(folder: RunFolder, console: Console, crew: Crew) -> None:
     except KeyboardInterrupt:
         console.print("stopped; the same command continues where it was")
         raise typer.Exit(130) from None
-    console.print(_headline(report))
+    console.print(_headline(report) if report["arms"] else _nothing_scored(report), soft_wrap=True)
     console.print(
         f"{report['events_in']:,} events, {report['examples_out']:,} examples, {report['shown_items']:,} shown items "
         f"in {report['seconds']:.1f} s; peak memory {report['peak_rss_bytes'] / 1e9:.2f} GB; "
@@ -182,6 +184,15 @@ def _headline(report: dict[str, Any]) -> Table:
         row = [arm[key] for key in ("auc_impression", "mrr", "ndcg5", "ndcg10", "log_loss", "calibration")]
         table.add_row(name, *("" if value is None else f"{value:.4f}" for value in row))
     return table
+
+
+def _nothing_scored(report: dict[str, Any]) -> str:
+    early, config = report["scored"].get("before_first_version", 0), report["config"]
+    return (
+        f"[bold]nothing was scored[/]: {early:,} of {report['examples_out']:,} impressions closed before a first "
+        f"version was served, train.bootstrap_hours ({config['bootstrap_hours']:.4g}) and then train.promotion_delay_s "
+        f"({config['promotion_delay_s']}) into the log: lower them, or take a longer log"
+    )
 
 
 def _next_steps(folder: RunFolder) -> str:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from infra.paramstore.publisher import last_whole
 from infra.process import RunFolder, write_atomically
 from infra.supervisor.crew import ALONE, Crew
 from infra.supervisor.display import Display
+from infra.supervisor.fit import again, asked_for, fitted, inspect, said
 from infra.supervisor.fleet import Fleet, Member, ProcessFailed, tail
 from infra.supervisor.runlog import OWN, drop_log, placed
 
@@ -29,15 +30,32 @@ WATCH_EVERY_S = 0.2
 MOST_DIFFERENCES = 5
 
 
-class Source(msgspec.Struct, frozen=True):
+class Source(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where a run's events come from."""
 
     mind: tuple[str, ...]
+    asked: dict[str, float] = {}  # what of `train` was asked for, where the log was too short for it
 
 
-def prepare(folder: RunFolder, config: Config, mind: Sequence[Path]) -> None:
+def fit(folder: RunFolder, config: Config, mind: Sequence[Path], console: Console) -> tuple[Config, dict[str, float]]:
+    """The configuration that fits the source, and what of it was asked for otherwise; as before where a run is there.
+
+    Raises InputError where the source cannot be used.
+    """
+    if folder.config_file.is_file() and (folder.path / "source.json").is_file():
+        asked = read_source(folder).asked
+        return again(config, folder.load_config().train, asked), asked
+    span = inspect(mind, config)
+    fits = fitted(config, span)
+    asked = asked_for(config.train, fits.train)
+    if text := said(fits, asked, span):
+        console.print(text, highlight=False, soft_wrap=True)
+    return fits, asked
+
+
+def prepare(folder: RunFolder, config: Config, mind: Sequence[Path], asked: Mapping[str, float] | None = None) -> None:
     """Make the run folder, or accept it where it holds the same run. Raises ConfigError where it holds another."""
-    source = source_of(mind)
+    source = msgspec.structs.replace(source_of(mind), asked=dict(asked or {}))
     own = config.log.url == OWN
     text = dump_config(placed(folder, config))
     if folder.config_file.is_file():
@@ -69,7 +87,11 @@ def source_of(mind: Sequence[Path]) -> Source:
 
 def _differences(folder: RunFolder, text: str, source: Source) -> str:
     """What a run folder has other than asked for; "" where it is the same run."""
-    found = [] if read_source(folder) == source else [f"its events come from {', '.join(read_source(folder).mind)}"]
+    found = (
+        []
+        if read_source(folder).mind == source.mind
+        else [f"its events come from {', '.join(read_source(folder).mind)}"]
+    )
     before = folder.config_file.read_text(encoding="utf-8")
     if before != text:
         there, asked = _flat(tomllib.loads(before)), _flat(tomllib.loads(text))

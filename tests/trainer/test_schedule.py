@@ -107,12 +107,19 @@ def test_names_sort_as_the_ticks_do(drawn: tuple[Schedule, int, Config]) -> None
         ("train.promotion_delay_s=0", "whole number of ticks"),
         ("train.promotion_delay_s=86400", "less than a day"),
         ("train.bootstrap_hours=0", "1 or more"),
+        ("train.bootstrap_hours=nan", "whole number of ticks"),
+        ("train.bootstrap_hours=0.51", "whole number of ticks"),
     ],
 )
 def test_what_makes_no_chain_is_refused(wrong: str, says: str) -> None:
     made = load_config(env={}, overrides=[wrong])
     with pytest.raises(ConfigError, match=says):
         Schedule.of(0, made, made.time.build())
+
+
+def test_the_bootstrap_of_a_short_log_is_whole_ticks() -> None:
+    made = load_config(env={}, overrides=[f"train.bootstrap_hours={44 / 60}"])
+    assert Schedule.of(60, made, made.time.build()).bootstrap == 60 + 44
 
 
 def test_a_tick_that_does_not_divide_the_hour_is_refused() -> None:

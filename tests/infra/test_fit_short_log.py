@@ -1,0 +1,68 @@
+"""Bootstrap and promotion delay of a log that is too short for them: decided once, recorded, said."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from infra.config import Config, load_config
+from infra.errors import ConfigError, InputError
+from infra.process import RunFolder
+from infra.supervisor.fit import Span, fitted
+from infra.supervisor.runs import fit, prepare
+
+START = datetime(2024, 3, 5, 6, 20, tzinfo=UTC)
+HOUR_MS = 3_600_000
+FIRST_MS = round(START.timestamp() * 1000)
+
+
+def write_log(folder: Path, minutes: int) -> Path:
+    folder.mkdir()
+    times = [f"{START + timedelta(minutes=m):%m/%d/%Y %I:%M:%S %p}" for m in range(minutes + 1)]
+    (folder / "behaviors.tsv").write_text("".join(f"{i}\tu{i % 7}\t{t}\ta\ta-0 b-1\n" for i, t in enumerate(times)))
+    (folder / "news.tsv").write_text("".join(f"{x}\tshoes\tred\tA title\t\t\t\t\n" for x in "ab"))
+    return folder
+
+
+@pytest.mark.parametrize("minutes", [3, 17, 60, 180, 300, 500, 700])
+@pytest.mark.parametrize("tick_s", [1, 60, 600])
+def test_a_log_of_any_length_has_something_left_to_score(minutes: int, tick_s: int) -> None:
+    asked = load_config(env={}, overrides=[f"time.tick_s={tick_s}", f"time.attribution_s={2 * tick_s}"])
+    made = fitted(asked, Span(100, FIRST_MS, FIRST_MS + minutes * 60_000)).train
+    opened = FIRST_MS // HOUR_MS * HOUR_MS + made.bootstrap_hours * HOUR_MS + made.promotion_delay_s * 1000
+    assert made.bootstrap_hours * 3600 / tick_s == pytest.approx(round(made.bootstrap_hours * 3600 / tick_s))
+    assert made.promotion_delay_s % tick_s == 0
+    if minutes * 60 >= 12 * tick_s:
+        assert opened <= FIRST_MS + minutes * 60_000 * 0.8
+
+
+def test_a_log_that_is_long_enough_keeps_what_was_asked_for() -> None:
+    assert fitted(Config(), Span(100, FIRST_MS, FIRST_MS + 10 * HOUR_MS)) == Config()
+
+
+def test_the_decision_is_taken_once_recorded_and_said(tmp_path: Path) -> None:
+    log, folder, asked = write_log(tmp_path / "log", 180), RunFolder(tmp_path / "run"), load_config(env={})
+    console = Console(record=True, quiet=False, width=300, file=open("/dev/null", "w"))  # noqa: SIM115
+    made, was = fit(folder, asked, [log], console)
+    text = console.export_text()
+    assert "3.0 hours" in text
+    assert "train.bootstrap_hours is" in text
+    prepare(folder, made, [log], was)
+    assert folder.load_config().train == made.train != asked.train
+    with open(log / "behaviors.tsv", "a") as file:
+        file.write("900\tu1\t03/09/2024 6:00:00 AM\ta\ta-0 b-1\n")
+    assert fit(folder, asked, [log], console) == (made, was)  # the same command, whatever became of the file
+    prepare(folder, made, [log], was)
+    other = load_config(env={}, overrides=["train.bootstrap_hours=2"])
+    with pytest.raises(ConfigError, match=r"train\.bootstrap_hours"):
+        prepare(folder, fit(folder, other, [log], console)[0], [log], was)
+    console.file.close()
+
+
+def test_a_source_that_cannot_be_used_is_refused_before_a_folder_is_made(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log", 10)
+    (log / "news.tsv").write_bytes(b"")
+    with pytest.raises(InputError, match=r"news\.tsv: empty file"):
+        fit(RunFolder(tmp_path / "run"), Config(), [log], Console(quiet=True))
+    assert not (tmp_path / "run").exists()
