@@ -18,13 +18,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
+from infra import checked
 from infra.config import Config, load_config
 from infra.errors import ConfigError, InputError, OuzelError, RetryableError
 from infra.metrics import PORTS, PROCESSES, Metrics
+from infra.temporary import sweep
 
 if TYPE_CHECKING:
     from infra.eventlog import EventLog
 
+STATS_ADVICE = "delete it: the report then lacks the times and counts of that process so far"
 PROGRESS_EVERY_S = 0.25
 MAX_NUMBER = 64  # processes of one name
 # Set by a fleet to its process id: a member whose fleet died stops by itself.
@@ -77,6 +80,11 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise RetryableError(f"{path}: {error.strerror}; make room or mend the disk", after_s=1.0) from error
@@ -107,11 +115,12 @@ class Process:
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._stop)
         self.folder.stats.mkdir(parents=True, exist_ok=True)
+        sweep([self.folder.stats], f".{self.name}.json.")
         base_port = self.config.metrics.base_port
         if base_port and self._port >= 0:
             self.metrics.serve(base_port + self._port)
         if self._stats_file.is_file():
-            self._before = msgspec.json.decode(self._stats_file.read_bytes())
+            self._before = checked.from_json(self._stats_file, dict[str, Any], STATS_ADVICE)
         self.progress(force=True, state="starting")
         from infra.compiling import announced  # numba takes half a second, and `--help` needs none
 
@@ -229,7 +238,7 @@ class Process:
             "stages": stages,
             "notes": {**before.get("notes", {}), **self._notes},
         }
-        write_atomically(self._stats_file, msgspec.json.format(msgspec.json.encode(stats)))
+        write_atomically(self._stats_file, checked.to_json(stats, indent=True))
 
 
 def _ask(log: "EventLog") -> None:

@@ -1,6 +1,7 @@
 """Keeps the archive: a reader of `examples`, not a part of the joiner.
 
-An hour's file is written when the hour is complete; then the progress is noted, then the reader's position committed.
+An hour's file is written when the hour is complete; then the progress is noted, which lists it, then the reader's
+position committed. A day that every partition has closed gets a marker that lists its files, and leaves the progress.
 Whatever a crash interrupts is read and written again, equal byte for byte. At a replay's end the unfinished hour is
 written as well, and not committed: if the log goes on, the whole hour replaces it.
 """
@@ -11,11 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 
-from infra.errors import OuzelError
+from infra import checked
+from infra.errors import CorruptStateError, OuzelError
 from infra.eventlog import EventLog, Record
 from infra.process import Process
 from infra.ticks import Timeline
@@ -23,17 +24,27 @@ from stream.archive import (
     CLOSE_TICK,
     COMPLETE,
     NOTHING_ARCHIVED,
+    DayMarker,
     Hours,
     Progress,
     complete_through,
     day_name,
+    digest_in,
     digest_of,
+    last_tick_of,
+    mend,
+    part_name,
+    progress_of_all,
+    read_marker,
     read_progress,
+    sweep,
     write_file,
     write_parquet,
 )
 from stream.examples import EXAMPLE_CODEC, decode_example_meta, follows
 from stream.retry import Retrier
+
+AGAIN = "archive-again"  # the reader that makes an archive again: `stream.rebuild`
 
 
 @dataclass(slots=True)
@@ -46,6 +57,8 @@ class _Part:
     seq: int | None = None
     ticks: list[int] = field(default_factory=list)  # of each batch
     batches: list[pa.RecordBatch] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)  # as in `Progress`
+    days: set[str] = field(default_factory=set)
 
 
 class Archive:
@@ -69,13 +82,34 @@ class Archive:
         self._all = log.partitions("examples")
         numbers = list(range(self._all) if partitions is None else partitions)
         self._reader = log.reader("examples", name, numbers)
+        sweep(folder)
         (folder / "progress").mkdir(parents=True, exist_ok=True)
-        self._parts = {}
-        for p in numbers:
-            done = read_progress(folder, p)
-            closed = NOTHING_ARCHIVED if done is None else done.closed_through
-            self._parts[p] = _Part(progress=closed, first_offset=self._reader.position(p))
-        self._day = self._clock.day(complete_through(folder) + 1)
+        self._parts = {p: self._part(p) for p in numbers}
+        self._day = NOTHING_ARCHIVED  # days before it have their marker; the first hour looks at all
+
+    def _part(self, p: int) -> _Part:
+        """Where a partition stands. Raises CorruptStateError where the log was read further than the archive knows."""
+        done, position = read_progress(self._folder, p), self._reader.position(p)
+        known = self._log.start_offset("examples", p) if done is None else done.next_offset
+        if known is not None and position > known:
+            raise CorruptStateError(
+                f"{self._folder}/progress/{p}.json: {'missing' if done is None else 'old'}, `examples` was archived up "
+                f"to offset {position}: {mend(self._folder)}"
+            )
+        files = {} if done is None else self._adopt(p) if done.files is None else dict(done.files)
+        part = _Part(progress=NOTHING_ARCHIVED, first_offset=position, files=files)
+        if done is not None:
+            part.progress, part.days = done.closed_through, set(done.days)
+        return part
+
+    def _adopt(self, p: int) -> dict[str, str]:
+        """The files of days without a marker, where an older release wrote no list of them."""
+        paths = self._folder.glob(f"day=*/hour=*/{part_name(p)}")
+        return {
+            str(path.relative_to(self._folder)): digest_in(path)
+            for path in sorted(paths)
+            if read_marker(path.parents[1]) is None
+        }
 
     def step(self, max_records: int = 512, timeout_s: float = 0.0) -> int:
         """Read what is there and write the hours that it completes; the number of records read.
@@ -126,12 +160,12 @@ class Archive:
             self._finish(p, part, meta.closed_through, record.offset + 1)
         elif meta.end:
             self._write(p, part, record.offset + 1)
-            self._note(p, part, meta.closed_through)
+            self._note(p, part, meta.closed_through, part.first_offset)
 
     def _finish(self, p: int, part: _Part, closed_through: int, next_offset: int) -> None:
         """The hour is complete: write it, note it, and only then let the log forget it."""
         self._write(p, part, next_offset)
-        self._note(p, part, closed_through)
+        self._note(p, part, closed_through, next_offset)
         self._reader.commit({p: next_offset})
         part.hour, part.ticks, part.batches = None, [], []
 
@@ -148,28 +182,46 @@ class Archive:
             "digest": digest_of(examples, ticks),
         }
         table = table.append_column(CLOSE_TICK, pa.array(ticks)).replace_schema_metadata(footer)
-        path = self._clock.folder(self._folder, part.hour) / f"part-{p}.parquet"
+        path = self._clock.folder(self._folder, part.hour) / part_name(p)
         self._until_done(lambda: write_parquet(path, table))
+        part.files[str(path.relative_to(self._folder))] = footer["digest"]
 
-    def _note(self, p: int, part: _Part, closed_through: int) -> None:
+    def _note(self, p: int, part: _Part, closed_through: int, next_offset: int) -> None:
         part.progress = closed_through
+        marked = [name for name in part.files if read_marker(self._folder / name.partition("/")[0]) is not None]
+        for name in marked:
+            del part.files[name]
+            part.days.add(name.partition("/")[0])
         progress = Progress(
             partition=p,
             partitions=self._all,
             tick_ms=self._clock.tick_ms,
             hours=self._clock.hours,
             closed_through=closed_through,
+            next_offset=next_offset,
+            files=dict(sorted(part.files.items())),
+            days=tuple(sorted(part.days)),
         )
-        path, data = self._folder / "progress" / f"{p}.json", msgspec.json.encode(progress)
+        path, data = self._folder / "progress" / f"{p}.json", checked.to_json(progress)
         self._until_done(lambda: write_file(path, data))
         complete = complete_through(self._folder)
         day = self._clock.day(complete + 1)
-        if day > self._day:
+        if complete > NOTHING_ARCHIVED and day > self._day:
             self._day = day
             for folder in sorted(self._folder.glob("day=*")):
                 if folder.name < day_name(day) and not (folder / COMPLETE).exists():
-                    path, data = folder / COMPLETE, msgspec.json.encode({"closed_through": complete})
-                    self._until_done(lambda path=path, data=data: write_file(path, data))  # type: ignore[misc]
+                    self._mark(folder)
+
+    def _mark(self, day: Path) -> None:
+        files: dict[str, str] = {}
+        for progress in progress_of_all(self._folder).values():
+            files |= {
+                name: digest for name, digest in (progress.files or {}).items() if name.startswith(f"{day.name}/")
+            }
+        data = checked.to_json(
+            DayMarker(closed_through=last_tick_of(day.name, self._clock), files=dict(sorted(files.items())))
+        )
+        self._until_done(lambda: write_file(day / COMPLETE, data))
 
 
 def open_archive(process: Process, log: EventLog) -> Archive:

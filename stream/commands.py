@@ -3,12 +3,16 @@
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
 from infra.errors import ConfigError
+
+if TYPE_CHECKING:
+    from infra.process import Process
+    from stream.archiver import Archive
 
 GENERATED = "mind"  # what `ouzel generate` knows
 LOOK_S = 0.1
@@ -121,23 +125,41 @@ def archive(
     until_end: Annotated[
         bool, typer.Option("--until-end/--follow", help="Stop when the end of the replay is archived, or go on.")
     ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Make the whole archive again from `examples`, say what differed, and stop.")
+    ] = False,
 ) -> None:
     """Keep the archive, where the joiner does not: on Kafka, whose joiners may be many."""
     from infra.eventlog import create_topics
     from infra.process import Process, RunFolder
     from stream.archiver import open_archive
+    from stream.rebuild import alone, rebuild
 
     config = RunFolder(run).load_config()
     with Process("archive", run, config) as process:
         log = process.open_log()
         create_topics(log, config.log.partitions)
-        kept = open_archive(process, log)
-        while not process.stopping:
-            read = kept.step(timeout_s=LOOK_S)
-            process.metrics.set("ouzel_archive_tick", kept.closed_through)
-            process.progress(state="archiving" if read else "waiting", tick=kept.closed_through)
-            if until_end and not read and kept.ended:
-                break
-        process.note(closed_through=kept.closed_through)
-        kept.close()
+        with alone(process.folder.archive):
+            if again:
+                show = lambda tick: process.progress(state="archiving again", tick=tick)  # noqa: E731
+                timeline, hours = config.time.build(), config.join.archive_hours
+                print(
+                    rebuild(
+                        log, process.folder.archive, timeline, hours=hours, stopping=lambda: process.stopping, show=show
+                    )
+                )
+            else:
+                keep_archive(process, open_archive(process, log), until_end=until_end)
         log.close()
+
+
+def keep_archive(process: "Process", kept: "Archive", *, until_end: bool) -> None:
+    """Until told to stop, or until the end of the replay is archived."""
+    while not process.stopping:
+        read = kept.step(timeout_s=LOOK_S)
+        process.metrics.set("ouzel_archive_tick", kept.closed_through)
+        process.progress(state="archiving" if read else "waiting", tick=kept.closed_through)
+        if until_end and not read and kept.ended:
+            break
+    process.note(closed_through=kept.closed_through)
+    kept.close()

@@ -152,13 +152,19 @@ def encode_examples(examples: ExampleColumns) -> bytes:
 
 
 def decode_examples(value: bytes | memoryview) -> ExampleColumns:
-    """Impressions of an `examples` record; a marker has no bytes. Raises MalformedRecordError."""
+    """Impressions of an `examples` record; a marker has no bytes. Raises CorruptStateError."""
     if not len(value):
         return EMPTY
-    examples = ExampleColumns(**EXAMPLE_CODEC.decode(value))
+    try:
+        examples = ExampleColumns(**EXAMPLE_CODEC.decode(value))
+    except MalformedRecordError as error:
+        raise CorruptStateError(f"a record of examples cannot be read: {error}; {ANEW}") from error
     if not np.array_equal(examples.items.offsets, examples.labels.offsets):
-        raise MalformedRecordError("labels do not align with the shown items")
+        raise CorruptStateError(f"a record of examples: labels do not align with the shown items; {ANEW}")
     return examples
+
+
+ANEW = "`examples` is derived: stop the run, delete its folder in the log, and start the joiner again"
 
 
 def follows(meta: ExampleMeta, last: int | None, offset: int) -> bool:
@@ -171,8 +177,7 @@ def follows(meta: ExampleMeta, last: int | None, offset: int) -> bool:
     if meta.seq <= last:
         return False
     raise CorruptStateError(
-        f"examples/{meta.partition}, offset {offset}: record {meta.seq} follows {last}; records are missing. "
-        "`examples` is derived: stop the run, delete its folder in the log, and start the joiner again"
+        f"examples/{meta.partition}, offset {offset}: record {meta.seq} follows {last}; records are missing. {ANEW}"
     )
 
 
@@ -186,8 +191,8 @@ def encode_example_meta(meta: ExampleMeta) -> bytes:
 
 
 def decode_example_meta(meta: bytes) -> ExampleMeta:
-    """Meta of an `examples` record. Raises MalformedRecordError."""
+    """Meta of an `examples` record. Raises CorruptStateError."""
     try:
         return _META_DECODER.decode(meta)
-    except msgspec.DecodeError as error:
-        raise MalformedRecordError(f"meta of an examples record: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CorruptStateError(f"the meta of a record of examples cannot be read: {error}; {ANEW}") from error

@@ -70,7 +70,8 @@ def mark_failed(store: ParamStore, due: int, reason: str) -> None:
 def failure_mark(store: ParamStore, due: int) -> str | None:
     """Why there is no candidate for `due`, if the retrain said so."""
     try:
-        return _mark(store, due).read_text(encoding="utf-8")
+        # That the file is there decides; a damaged reason still reads as one.
+        return _mark(store, due).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from infra.errors import CorruptStateError
+from infra import checked
 from infra.paramstore.files import replace_durably
 from infra.paramstore.version import VersionId
 
@@ -35,31 +35,29 @@ class Marks:
     """A folder of marks."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
 
     def set(self, name: str, mark: Mark) -> None:
         """Raises ValueError for a bad name or too many names, RetryableError when the disk refuses."""
         path = self._path(name)
         if not path.exists() and len(self.names()) >= MAX_MARKS:
-            raise ValueError(f"{self._folder} holds {MAX_MARKS} marks; remove some first")
-        replace_durably(path, msgspec.json.encode(mark) + b"\n")
+            raise ValueError(f"{self.folder} holds {MAX_MARKS} marks; remove some first")
+        replace_durably(path, checked.to_json(mark) + b"\n")
 
     def get(self, name: str) -> Mark | None:
         path = self._path(name)
         try:
-            return msgspec.json.decode(path.read_bytes(), type=Mark)
+            return checked.from_json(path, Mark, "delete the file: readers start from a snapshot, a pin is set again")
         except FileNotFoundError:
             return None
-        except msgspec.MsgspecError as error:
-            raise CorruptStateError(f"{path}: {error}; delete the file and set the mark again") from error
 
     def remove(self, name: str) -> None:
         self._path(name).unlink(missing_ok=True)
 
     def names(self) -> list[str]:
-        if not self._folder.exists():
+        if not self.folder.exists():
             return []
-        return sorted(p.name for p in self._folder.iterdir() if MARK_NAME.fullmatch(p.name))
+        return sorted(p.name for p in self.folder.iterdir() if MARK_NAME.fullmatch(p.name))
 
     def all(self) -> dict[str, Mark]:
         return {name: mark for name in self.names() if (mark := self.get(name)) is not None}
@@ -67,4 +65,4 @@ class Marks:
     def _path(self, name: str) -> Path:
         if not MARK_NAME.fullmatch(name):
             raise ValueError(f"mark {name!r} does not match {MARK_NAME.pattern}")
-        return self._folder / name
+        return self.folder / name

@@ -25,6 +25,7 @@ from infra.paramstore.marks import Mark, Marks
 from infra.paramstore.snapshots import SnapshotStore
 from infra.paramstore.tensors import encode_tensors
 from infra.paramstore.version import TOPIC, Kind, VersionMeta, decode_meta, digest_of, encode_meta
+from infra.temporary import sweep
 
 PART_BYTES = 8 << 20  # a record's value; larger versions travel in parts
 META_BYTES = 32 << 10  # kept free in a record for its meta
@@ -40,6 +41,7 @@ class Publisher:
         self._fingerprint, self._part_bytes = fingerprint, min(part_bytes, log.max_record_bytes - META_BYTES)
         self._lock = _lock(snapshots.folder / ".publisher")
         snapshots.sweep()
+        sweep([aliases.folder])
         self._writer = log.writer(TOPIC)
         self._next = log.end_offset(TOPIC, 0)
         self._pending: list[str] = []  # digest a buffered record

@@ -24,6 +24,7 @@ from infra.errors import CorruptStateError
 from infra.paramstore.files import fsync_folder, whole_folder
 from infra.paramstore.tensors import Tensors, decode_tensors, write_tensors
 from infra.paramstore.version import VersionId
+from infra.temporary import is_left_behind
 
 SNAPSHOT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 DRAFT_NAME = re.compile(r"\.[a-z0-9-]+\.(\d+)")  # see `files.whole_folder` and `delete`: the process that makes it
@@ -155,23 +156,13 @@ class SnapshotStore:
         swept: list[str] = []
         for path in self.folder.iterdir() if self.folder.exists() else ():
             owner = DRAFT_NAME.fullmatch(path.name)
-            if owner is not None and path.is_dir() and not _alive(int(owner[1])):
+            if owner is not None and path.is_dir() and is_left_behind(path, int(owner[1])):
                 shutil.rmtree(path, ignore_errors=True)
                 swept.append(path.name)
         return swept
 
 
 _ADVICE = "it is not served; delete the folder: readers take an older snapshot, or derive the state from the logs"
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _with_content(meta: SnapshotMeta, file: Path) -> SnapshotMeta:

@@ -16,10 +16,11 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
+from infra import checked
 from infra.config import Config, dump_config
 from infra.errors import ConfigError, InputError, OuzelError
 from infra.paramstore.publisher import last_whole
-from infra.process import RunFolder, write_atomically
+from infra.process import STATS_ADVICE, RunFolder, write_atomically
 from infra.supervisor.crew import ALONE, Crew
 from infra.supervisor.display import Display
 from infra.supervisor.fit import again, asked_for, fitted, inspect, said
@@ -70,7 +71,7 @@ def prepare(folder: RunFolder, config: Config, mind: Sequence[Path], asked: Mapp
     folder.path.mkdir(parents=True, exist_ok=True)
     if own:
         folder.broker.mkdir()
-    write_atomically(folder.path / "source.json", msgspec.json.encode(source))
+    write_atomically(folder.path / "source.json", checked.to_json(source))
     write_atomically(folder.config_file, text.encode())
 
 
@@ -114,7 +115,8 @@ def read_source(folder: RunFolder) -> Source:
     path = folder.path / "source.json"
     if not path.is_file():
         raise InputError(f"{path}: missing; {folder.path} was not made by `ouzel run` or `ouzel demo`")
-    return msgspec.json.decode(path.read_bytes(), type=Source)
+    advice = 'restore it from a copy, or write {"mind": ["DIR"]} with the folders that the run was made from'
+    return checked.from_json(path, Source, advice)
 
 
 def loop_members(source: Source, config: Config, crew: Crew = ALONE) -> list[Member]:
@@ -172,12 +174,12 @@ def run_loop(
 
 def _account(folder: RunFolder, *, seconds: float, peak_pss_bytes: int) -> None:
     path = folder.stats / "run.json"
-    before: dict[str, Any] = msgspec.json.decode(path.read_bytes()) if path.is_file() else {}
+    before = checked.from_json(path, dict[str, Any], STATS_ADVICE) if path.is_file() else {}
     stats = {
         "wall_s": before.get("wall_s", 0.0) + seconds,
         "peak_pss_bytes": max(before.get("peak_pss_bytes", 0), peak_pss_bytes),
     }
-    write_atomically(path, msgspec.json.encode(stats))
+    write_atomically(path, checked.to_json(stats))
 
 
 def write_report(folder: RunFolder) -> dict[str, Any]:

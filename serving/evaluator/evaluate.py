@@ -9,10 +9,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from infra import checked
 from infra.errors import CorruptStateError
 from infra.eventlog import EventLog, create_topics
 from infra.eventlog.pressure import Lags
@@ -20,6 +20,7 @@ from infra.paramstore.files import retryable
 from infra.paramstore.store import ParamStore
 from infra.paramstore.tensors import decode_tensors, encode_tensors
 from infra.process import Process, RunFolder, write_atomically
+from infra.temporary import sweep
 from serving.evaluator.arms import Arms
 from serving.evaluator.nightly import NightlyChain
 from serving.evaluator.progressive import Evaluation
@@ -60,6 +61,7 @@ class Evaluator:
     def __init__(self, process: Process, log: EventLog) -> None:
         config, self._folder = process.config, process.folder.evaluation
         self._folder.mkdir(parents=True, exist_ok=True)
+        sweep([self._folder])
         self._process, self._timeline = process, config.time.build()
         self._log, store = log, ParamStore(process.folder.path, log)
         self._replica = Replica(store, config, name=READER, exclusive=True)
@@ -105,7 +107,7 @@ class Evaluator:
             self._ticks.seek({p: self._log.start_offset("examples", p) for p in parts}, NOTHING_CLOSED)
             return
         try:
-            self.evaluation.restore(decode_tensors(path.read_bytes()))
+            self.evaluation.restore(decode_tensors(checked.from_bytes(path, "it cannot be trusted")))
         except (CorruptStateError, KeyError, ValueError) as error:
             raise CorruptStateError(f"{path}: {error}; delete the folder {self._folder} and evaluate again") from error
         if self.evaluation.tick != NOTHING_CLOSED:
@@ -125,7 +127,7 @@ class Evaluator:
         """1. the books and positions, durable; 2. only then retention may pass them."""
         if self.evaluation.tick == NOTHING_CLOSED:
             return
-        books = encode_tensors(self.evaluation.save())
+        books = checked.to_bytes(encode_tensors(self.evaluation.save()))
         self._until_done(lambda: write_atomically(self._folder / PROGRESS_FILE, books))
         self._ticks.commit(self.evaluation.positions)
         self._unsaved = 0
@@ -161,7 +163,7 @@ def truth_of(folder: RunFolder) -> Truth | None:
     source = folder.path / "source.json"
     if not source.is_file():
         return None
-    places = msgspec.json.decode(source.read_bytes()).get("mind", ())
+    places = checked.from_json(source, dict[str, Any], "restore it from a copy").get("mind", ())
     return load_truth([Path(place) for place in places])
 
 
@@ -172,4 +174,4 @@ def write_results(folder: Path, report: dict[str, Any]) -> None:
         if rows:
             with retryable(f"{folder / scope}.parquet was not written"):
                 pq.write_table(pa.Table.from_pylist(rows), folder / f"{scope}.parquet")
-    write_atomically(folder / RESULT_FILE, msgspec.json.encode(report))  # NaN becomes null
+    write_atomically(folder / RESULT_FILE, checked.to_json(report))  # NaN becomes null

@@ -9,18 +9,19 @@ import platform
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
+from infra import checked
 from infra.errors import ConfigError, InputError
 from infra.eventlog import EventLog, create_topics
 from infra.paramstore.store import ParamStore
 from infra.paramstore.version import Kind
-from infra.process import RunFolder
+from infra.process import STATS_ADVICE, RunFolder
 from infra.ticks import Timeline
 from serving.evaluator.distribution import distribution
 from serving.report.build import RunFacts
 from stream.deadletters import count_dead
 from stream.join.standing import standing_of
+
+_ADVICE = {"evaluation": "delete the folder `evaluation` and let `ouzel evaluate --run RUN` make it again"}
 
 
 def collect(folder: RunFolder) -> RunFacts:
@@ -69,8 +70,7 @@ def _json(folder: RunFolder, name: str) -> dict[str, Any]:
     path = folder.path / name
     if not path.is_file():
         return {}
-    value: dict[str, Any] = msgspec.json.decode(path.read_bytes())
-    return value
+    return checked.from_json(path, dict[str, Any], _ADVICE.get(name.partition("/")[0], STATS_ADVICE))
 
 
 def _stats(folder: RunFolder) -> dict[str, Mapping[str, Any]]:

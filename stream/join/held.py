@@ -24,7 +24,9 @@ from stream.join.intake import Dead, Intake
 from stream.retry import Retrier
 from stream.wire.limits import Rules
 
-NEVER_WAITED_FOR = frozenset({"retrain"})  # readers of `examples` that may fall behind: hours, while they learn a day
+NEVER_WAITED_FOR = frozenset(
+    {"retrain", "archive-again"}
+)  # readers of `examples` that may fall behind: hours, while they learn a day
 
 
 def rules_of(log: EventLog, settings: JoinSettings, wire: WireConfig, partition: int) -> Rules:

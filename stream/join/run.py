@@ -7,7 +7,7 @@ process of its own: it reads `examples`, whoever wrote them.
 
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +24,7 @@ from stream.inspector import ItemsInspector
 from stream.join.core import JoinSettings
 from stream.join.engines import Engine, open_worker
 from stream.join.together import join_together
+from stream.rebuild import alone
 from stream.wire.dead import Reason
 
 LOOK_S = 0.02
@@ -94,7 +95,9 @@ class Joining:
         )
         self._lags = Lags(log, "events")
         self._archive: ArchiveThread | None = None
+        self._archive_held = ExitStack()
         if not grouped:
+            self._archive_held.enter_context(alone(process.folder.archive))
             self._archive = ArchiveThread(lambda: open_archive(process, process.folder.open_log(config)))
             self._archive.start()
         self._partitions: list[int] = []  # as last said
@@ -115,6 +118,7 @@ class Joining:
         """End the archive, with all of it where the join ended by itself."""
         if self._archive is not None:
             self._archive.finish(all_of_it=self.ended)
+        self._archive_held.close()
 
     def close(self) -> None:
         """Note what was done, let go of the log."""

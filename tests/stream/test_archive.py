@@ -1,5 +1,10 @@
 """The archive: what it holds is what `examples` held, file by file, whatever crashed."""
 
+import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +20,7 @@ from stream.archive import COMPLETE, complete_through, read_ticks
 from stream.archiver import Archive
 from stream.columns import Lists
 from stream.examples import EMPTY, ExampleColumns, ExampleMeta, encode_example_meta, encode_examples
+from stream.rebuild import rebuild
 from stream.ticks_in import ExampleTicks
 from tests.join import logs
 
@@ -172,3 +178,137 @@ def test_a_full_disk_is_waited_out(log: EventLog, tmp_path: Path, monkeypatch: p
     assert naps
     monkeypatch.undo()
     assert files(tmp_path / "archive") == drain_at_once(log, tmp_path / "other")
+
+
+@pytest.fixture
+def two_days(log: EventLog, tmp_path: Path) -> Path:
+    """An archive of a whole day and a part of the next, to the replay's end."""
+    fill(log, DAY_TICKS + 20, end=True)
+    drain(log, tmp_path / "archive").close()
+    return tmp_path / "archive"
+
+
+def all_of(folder: Path) -> bytes:
+    found, ticks = read_ticks(folder, FIRST, FIRST + DAY_TICKS + 19)
+    return encode_examples(found) + ticks.tobytes()
+
+
+def mended(log: EventLog, folder: Path) -> str:
+    return rebuild(log, folder, TIMELINE, hours=1)
+
+
+def test_any_lost_file_of_the_archive_is_missed_and_made_again(log: EventLog, two_days: Path) -> None:
+    whole, want = files(two_days), all_of(two_days)
+    for name in whole:
+        (two_days / name).unlink()
+        try:
+            with pytest.raises((CorruptStateError, ValueError), match=r"ouzel archive --run .* --again|ends before"):
+                all_of(two_days)
+        finally:
+            (two_days / name).write_bytes(whole[name])
+    lost = next(name for name in whole if name.endswith("hour=07/part-0.parquet"))
+    (two_days / lost).unlink()
+    assert f"{lost} was missing" in mended(log, two_days)
+    assert files(two_days) == whole
+    assert all_of(two_days) == want
+
+
+def test_a_lost_day_is_missed(two_days: Path) -> None:
+    shutil.rmtree(two_days / "day=2019-11-09")
+    with pytest.raises(CorruptStateError, match="--again"):
+        all_of(two_days)
+
+
+def test_files_that_do_not_belong_to_the_archive_are_told(log: EventLog, two_days: Path) -> None:
+    whole = files(two_days)
+    hour = two_days / "day=2019-11-09" / "hour=07"
+    extra = {
+        "another partition's": (hour / "part-7.parquet", whole["day=2019-11-09/hour=07/part-0.parquet"]),
+        "another hour's": (hour / "part-0.parquet", whole["day=2019-11-09/hour=08/part-0.parquet"]),
+        "a copy": (hour / "part-0 (1).parquet", whole["day=2019-11-09/hour=07/part-0.parquet"]),
+        "a day's later hour": (
+            two_days / "day=2019-11-10" / "hour=00" / "part-1.parquet",
+            whole["day=2019-11-10/hour=00/part-0.parquet"],
+        ),
+    }
+    for path, content in extra.values():
+        before = path.read_bytes() if path.exists() else None
+        path.write_bytes(content)
+        with pytest.raises(CorruptStateError, match=r"(does not belong there|not those that were written).*--again"):
+            all_of(two_days)
+        if before is None:
+            path.unlink()
+        else:
+            path.write_bytes(before)
+    path, content = extra["a copy"]
+    path.write_bytes(content)
+    assert "one too many" in mended(log, two_days)
+    assert files(two_days) == whole
+
+
+def test_an_archive_that_is_gone_is_not_begun_in_the_middle(log: EventLog, two_days: Path) -> None:
+    whole = files(two_days)
+    shutil.rmtree(two_days)
+    with pytest.raises(CorruptStateError, match=r"progress/0.json: missing, .*--again"):
+        Archive(log, two_days, TIMELINE)
+    mended(log, two_days)
+    assert files(two_days) == whole
+    assert Archive(log, two_days, TIMELINE).step() >= 0
+
+
+def test_an_archive_of_an_older_release_is_read_and_gone_on_with(log: EventLog, tmp_path: Path) -> None:
+    fill(log, DAY_TICKS + 20)
+    folder = tmp_path / "archive"
+    drain(log, folder).close()
+    for path in [*folder.glob("progress/*.json"), *folder.rglob(COMPLETE)]:
+        said = json.loads(path.read_bytes())
+        for name in ("files", "days", "next_offset", "check"):
+            said.pop(name, None)
+        path.write_text(json.dumps(said))
+    fill(log, 20, first=DAY_TICKS + 20, end=True)
+    before, _ = read_ticks(folder, FIRST, FIRST + DAY_TICKS + 5)
+    drain(log, folder).close()
+    after, _ = read_ticks(folder, FIRST, FIRST + DAY_TICKS + 5)
+    assert encode_examples(before) == encode_examples(after)
+    lost = sorted(folder.glob("day=2019-11-10/hour=0*/part-0.parquet"))[0]
+    lost.unlink()
+    with pytest.raises(CorruptStateError, match="is missing"):
+        read_ticks(folder, FIRST, FIRST + DAY_TICKS + 39)
+
+
+def test_a_day_is_marked_by_the_next_life_where_the_one_that_closed_it_was_killed(
+    log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(log, DAY_TICKS + 1)
+    monkeypatch.setattr(Archive, "_mark", lambda self, day: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        drain(log, tmp_path / "archive")
+    monkeypatch.undo()
+    fill(log, 20, first=DAY_TICKS + 1, end=True)
+    drain(log, tmp_path / "archive")
+    made, other = files(tmp_path / "archive"), drain_at_once(log, tmp_path / "other")
+    assert f"day=2019-11-09/{COMPLETE}" in made
+    assert {name: made[name] for name in made if "progress" not in name} == {
+        name: other[name] for name in other if "progress" not in name
+    }
+
+
+def test_half_written_files_of_the_dead_are_swept_and_nothing_else(log: EventLog, two_days: Path) -> None:
+    whole = files(two_days)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    hour = two_days / "day=2019-11-09" / "hour=07"
+    ours = [hour / f".part-0.parquet.{gone.pid}.tmp", two_days / "progress" / f".0.json.{gone.pid}.tmp"]
+    others = [
+        hour / f".part-0.parquet.{os.getppid()}.tmp",
+        hour / ".DS_Store",
+        hour / f".part-0.parquet.{os.getpid()}.tmp",
+    ]
+    for path in (*ours, *others):
+        path.write_bytes(b"half")
+    Archive(log, two_days, TIMELINE).close()
+    assert not any(path.exists() for path in ours)
+    assert all(path.exists() for path in others)
+    for path in others:
+        path.unlink()
+    assert files(two_days) == whole
