@@ -24,6 +24,7 @@ _SECRET = re.compile(r"password|passphrase|secret|key\.pem|oauthbearer\.config")
 
 
 RuleName = Literal["rowwise-adagrad", "adagrad", "adam", "momentum", "sgd", "ftrl"]
+EngagementName = Literal["click", "like", "share", "dwell"]
 Precision = Literal["float32", "float16", "int8"]
 GROWN = "factors"  # the table of what grows beside the bias
 _AT_LEAST = {
@@ -276,6 +277,12 @@ class ModelConfig(Section, frozen=True):
 class TrainConfig(Section, frozen=True):
     # Impressions a batch holds at most, online: fixed cuts within a tick.
     batch_impressions: int = 256
+    # Kinds of engagement that are learned as positive: "click", "like", "share", "dwell". A shown item is one row: with
+    # more kinds more rows are positive, and the score is the chance of any of them.
+    positive: tuple[EngagementName, ...] = ("click",)
+    # A shown item with engagements of other kinds only: "left-out" of loss, counters and metrics (counted in the
+    # report), or "negative", as if the user had passed it over.
+    other_engagements: Literal["left-out", "negative"] = "left-out"
     # Share of negatives kept online and in the retrain (a hash of impression and item decides); logits are corrected.
     negative_rate: float = 1.0
     retrain_negative_rate: float = 0.5

@@ -75,6 +75,12 @@ METRICS: tuple[Metric, ...] = (
     Metric("archive", "gauge", "ouzel_archive_tick", "Newest close tick that the archive holds on disk."),
     Metric("trainer", "counter", "ouzel_train_impressions_total", "Impressions learned online."),
     Metric("trainer", "counter", "ouzel_train_shown_items_total", "Shown items learned online."),
+    Metric(
+        "trainer",
+        "counter",
+        "ouzel_train_left_out_total",
+        "Shown items with engagements of kinds that are not learned as positive only: neither positive nor negative.",
+    ),
     Metric("trainer", "counter", "ouzel_versions_total", "Versions published."),
     Metric("trainer", "counter", "ouzel_version_bytes_total", "Bytes of published versions."),
     Metric("trainer", "gauge", "ouzel_generation", "Generation being trained."),

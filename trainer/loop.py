@@ -26,6 +26,7 @@ from infra.paramstore.store import ParamStore, State
 from infra.paramstore.version import Kind
 from infra.process import Process
 from stream.examples import EMPTY
+from stream.outcomes import left_out
 from stream.retry import Retrier
 from stream.ticks_in import NOTHING_CLOSED, ExampleTicks, TickExamples
 from trainer.control import ControlLog, Decision
@@ -127,6 +128,7 @@ class TrainLoop:
         self.learned["shown_items"] += len(tick.examples.items.values)
         self._process.metrics.add("ouzel_train_impressions_total", len(tick.examples))
         self._process.metrics.add("ouzel_train_shown_items_total", len(tick.examples.items.values))
+        self._process.metrics.add("ouzel_train_left_out_total", left_out(tick.examples, self._config.train))
         if self._state.generation >= 0:
             self._publish(tick.tick, delta, self._where(tick.tick, tick.positions), closed_wall_ms)
 

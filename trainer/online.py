@@ -24,6 +24,7 @@ from infra.embedding import unique_inverse
 from stream.examples import ExampleColumns
 from stream.features.batch import SLOTS, Batch, build_batch
 from stream.features.blocks import gather_blocks, scatter_gradients
+from stream.outcomes import with_outcomes
 from stream.sampling import Sampling
 from trainer.slots import Rows, Slot
 from trainer.state import ModelState, Tensors
@@ -44,6 +45,7 @@ def learn_tick(state: ModelState, tick: int, examples: ExampleColumns) -> Tensor
     if tick <= state.tick:
         raise ValueError(f"the state is at tick {state.tick} and cannot learn tick {tick}")
     delta: Tensors = {}
+    examples = with_outcomes(examples, state.train)
     if state.generation >= 0:
         for slot in state.slots.values():
             slot.advance(tick)

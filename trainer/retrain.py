@@ -18,6 +18,7 @@ from stream.features.batch import FIELDS_ITEM, FIELDS_USER, POSITION, SLOTS, Bat
 from stream.features.blocks import gather_blocks, scatter_gradients
 from stream.features.context import N_FEATURES, PRIOR_CTR
 from stream.features.day import DayContext, attach_context
+from stream.outcomes import with_outcomes
 from stream.sampling import Sampling
 from trainer.dense import DenseTrainer
 from trainer.net import NetShape, initial_weights
@@ -52,7 +53,7 @@ def retrain_day(
     `examples` are in tick order and close at or before `last_tick`; the state's counters hold all before them. With
     no net yet, weights start from the model seed.
     """
-    context = attach_context(examples, state.counters, state.catalogue, state.timeline)
+    context = attach_context(with_outcomes(examples, state.train), state.counters, state.catalogue, state.timeline)
     shape = shape_of(state.model)
     weights = dict(state.dense) or fresh_weights(shape, state.model, context)
     net = DenseTrainer(shape, weights, moments, state.train.dense_lr)

@@ -70,7 +70,7 @@ class Evaluator:
             delay_ticks=config.train.promotion_delay_s // config.time.tick_s, precision=config.serve.precision,
         )  # fmt: skip
         arms = Arms(Scorer(config.model, self._timeline), chain, truth_of(process.folder))
-        self.evaluation = Evaluation(self._replica, arms, self._timeline)
+        self.evaluation = Evaluation(self._replica, arms, self._timeline, config.train)
         self._ticks = ExampleTicks(log, READER)
         self._lags = Lags(log, "examples")
         self._until_done = Retrier(lambda: process.stopping)

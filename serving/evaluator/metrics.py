@@ -11,6 +11,7 @@ Probability: log-loss, normalized entropy (log-loss over the entropy of the obse
 
 Ranks use f, the score at the reference position; probabilities use the logit, with the shown position's bias.
 An impression that an arm could not score (not finite) is left out of that arm and counted as `unscored`.
+Shown items that are left out (`stream.outcomes`) are as if they had not been shown.
 No sort is needed: only the ranks of clicked items matter, and an impression has one or two of them.
 """
 
@@ -20,6 +21,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+
+from stream.outcomes import LEFT_OUT, POSITIVE
 
 # Columns of a sums matrix (arms, COLUMNS) float64; counts stay exact below 2**53.
 SUMS = (
@@ -43,8 +46,6 @@ BINS = 1 << 14
 BIN_LOW = -16.0
 BIN_PER_UNIT = BINS / 32.0
 
-CLICK = np.uint8(1)  # bit 0 of a label byte
-
 
 class Figures(NamedTuple):
     """The metrics of one arm over some scope; NaN where the scope does not define one."""
@@ -61,27 +62,35 @@ class Figures(NamedTuple):
 
 @njit(cache=True, nogil=True)
 def _rank_impression(
-    f: NDArray[np.float32], labels: NDArray[np.uint8], lo: int, hi: int, clicked: int, sums: NDArray[np.float64]
+    f: NDArray[np.float32],
+    labels: NDArray[np.uint8],
+    lo: int,
+    hi: int,
+    clicked: int,
+    passed: int,
+    sums: NDArray[np.float64],
 ) -> None:
-    """Add the ranking metrics of rows [lo, hi), of which `clicked` (0 < clicked < hi − lo) are clicked."""
+    """Add the ranking metrics of rows [lo, hi), of which `clicked` are clicked and `passed` not; neither is 0."""
     auc = 0.0
     mrr = 0.0
     dcg5 = 0.0
     dcg10 = 0.0
     for i in range(lo, hi):
-        if labels[i] & CLICK == 0:
+        if labels[i] & POSITIVE == 0:
             continue
         above = 0  # items scored higher: the best rank of i is above + 1
         tied = 0  # items with this score, i included
         below = 0.0  # unclicked items scored lower, ties one half
         for j in range(lo, hi):
+            if labels[j] & LEFT_OUT:
+                continue
             if f[j] > f[i]:
                 above += 1
             else:
                 equal = f[j] == f[i]
                 if equal:
                     tied += 1
-                if labels[j] & CLICK == 0:
+                if labels[j] & POSITIVE == 0:
                     below += 0.5 if equal else 1.0
         auc += below
         # Mean over the ranks that i takes in all orders of its tie group.
@@ -100,7 +109,7 @@ def _rank_impression(
         if rank <= 5:
             ideal5 += gain
     sums[RANKED] += 1.0
-    sums[AUC] += auc / (clicked * (hi - lo - clicked))
+    sums[AUC] += auc / (clicked * passed)
     sums[MRR] += mrr / clicked
     sums[NDCG5] += dcg5 / ideal5
     sums[NDCG10] += dcg10 / ideal10
@@ -117,26 +126,31 @@ def add_scores(
 ) -> None:
     """Add impressions to the sums and histograms of every arm.
 
-    offsets (n + 1,) cut the rows into impressions; labels (rows,); f and logit (arms, rows);
+    offsets (n + 1,) cut the rows into impressions; labels (rows,) are outcomes, and what is left out counts
+    nowhere; f and logit (arms, rows);
     sums (arms, COLUMNS) and histogram (arms, 2, BINS: unclicked, clicked) are added to in place.
     """
     for arm in range(f.shape[0]):
         for i in range(offsets.shape[0] - 1):
             lo, hi = offsets[i], offsets[i + 1]
             clicked = 0
+            rows = 0
             finite = True
             for row in range(lo, hi):
-                clicked += labels[row] & CLICK
+                clicked += labels[row] & POSITIVE
+                rows += 0 if labels[row] & LEFT_OUT else 1
                 if not (math.isfinite(f[arm, row]) and math.isfinite(logit[arm, row])):
                     finite = False
             if not finite:
                 sums[arm, UNSCORED] += 1.0
                 continue
             sums[arm, IMPRESSIONS] += 1.0
-            sums[arm, ROWS] += hi - lo
+            sums[arm, ROWS] += rows
             sums[arm, CLICKS] += clicked
             for row in range(lo, hi):
-                y = int(labels[row] & CLICK)
+                if labels[row] & LEFT_OUT:
+                    continue
+                y = int(labels[row] & POSITIVE)
                 z = np.float64(logit[arm, row])  # float() would stay 32 bits wide in numba
                 e = math.exp(-abs(z))
                 # log(1 + e^z) − y·z and 1 / (1 + e^−z), neither overflowing.
@@ -144,8 +158,8 @@ def add_scores(
                 sums[arm, PREDICTED] += 1.0 / (1.0 + e) if z >= 0.0 else e / (1.0 + e)
                 at = math.floor((np.float64(f[arm, row]) - BIN_LOW) * BIN_PER_UNIT)
                 histogram[arm, y, int(min(max(at, 0), BINS - 1))] += 1
-            if 0 < clicked < hi - lo:
-                _rank_impression(f[arm], labels, lo, hi, clicked, sums[arm])
+            if 0 < clicked < rows:
+                _rank_impression(f[arm], labels, lo, hi, clicked, rows - clicked, sums[arm])
 
 
 def pooled_auc(histogram: NDArray[np.int64]) -> float:

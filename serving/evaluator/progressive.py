@@ -17,12 +17,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from infra.config import TrainConfig
 from infra.errors import CorruptStateError
 from infra.ticks import Timeline
 from serving.evaluator.arms import ArmScores
 from serving.evaluator.ledger import Ledger
 from serving.model import View
 from stream.examples import ExampleColumns
+from stream.outcomes import left_out, with_outcomes
 from stream.ticks_in import NOTHING_CLOSED, TickExamples
 
 WAIT_S = 0.2  # between two looks at whether to stop
@@ -52,13 +54,14 @@ class Scoring(Protocol):
 class Evaluation:
     """The evaluator's state. Feed it ticks in order."""
 
-    def __init__(self, served: Served, arms: Scoring, timeline: Timeline) -> None:
-        self._served, self._arms, self._timeline = served, arms, timeline
+    def __init__(self, served: Served, arms: Scoring, timeline: Timeline, train: TrainConfig) -> None:
+        self._served, self._arms, self._timeline, self._train = served, arms, timeline, train
         self.ledger: Ledger | None = None
         self.tick = NOTHING_CLOSED  # the last one taken
         self.positions: dict[int, int] = {}  # of `examples`, after that tick
         self.impressions = 0  # read
         self.shown_items = 0
+        self.left_out = 0  # shown items whose engagements are no outcome that is learned (`stream.outcomes`)
         self.before_first_version = 0  # impressions read while nothing was served yet
         self.first_version: tuple[int, int] | None = None  # generation, tick
         bins = (timeline.attribution_ticks + 1) * timeline.tick_ms + timeline.disorder_bound_ms
@@ -95,6 +98,8 @@ class Evaluation:
         self.impressions += len(examples)
         self.shown_items += len(examples.items.values)
         self._count_waits(examples, close_tick)
+        self.left_out += left_out(examples, self._train)
+        examples = with_outcomes(examples, self._train)
         view = self._served.view()
         if view is None:
             self.before_first_version += len(examples)
@@ -120,6 +125,7 @@ class Evaluation:
             "tick": self.tick,
             "impressions": self.impressions,
             "shown_items": self.shown_items,
+            "left_out_items": self.left_out,
             "before_first_version": self.before_first_version,
             "first_version": self.first_version,
             "label_wait_s": label_wait(self._waits),
@@ -136,6 +142,7 @@ class Evaluation:
             "numbers": np.array(numbers, np.int64),
             "positions": np.array(sorted(self.positions.items()), np.int64).reshape(-1, 2),
             "waits": self._waits.copy(),
+            "left_out": np.array(self.left_out, np.int64),
         }
         if self.ledger is not None:
             saved |= {f"ledger/{name}": array for name, array in self.ledger.save().items()}
@@ -147,6 +154,7 @@ class Evaluation:
         self.first_version = None if first[0] < 0 else (first[0], first[1])
         self.positions = {int(p): int(offset) for p, offset in saved["positions"]}
         self._waits = saved["waits"].copy()
+        self.left_out = int(saved.get("left_out", 0))  # what an older evaluator saved has no such number
         books = {n.removeprefix("ledger/"): a for n, a in saved.items() if n.startswith("ledger/")}
         self.ledger = Ledger.restore(self._arms.names, books) if books else None
 

@@ -16,7 +16,11 @@ Dead = Mapping[str, Mapping[str, int]]  # by file or topic, by reason
 
 def account(report: Mapping[str, Any], dead: Dead, place: str) -> list[str]:
     """The sentences. `place` is the run folder as the reader would name it."""
-    return [_events(report), *(_dead(name, reasons, report["rows"], place) for name, reasons in dead.items())]
+    return [
+        _events(report),
+        *left_out_of(report),
+        *(_dead(name, reasons, report["rows"], place) for name, reasons in dead.items()),
+    ]
 
 
 def _events(report: Mapping[str, Any]) -> str:
@@ -31,6 +35,18 @@ def _events(report: Mapping[str, Any]) -> str:
     text = f"{report['events_in']:,} events: {'; '.join(parts)}."
     missing = report["events_in"] - sum(joined.values()) - lost - sum(waiting.values())
     return text if not missing else f"{text} These do not add up: {abs(missing):,} events are lost or counted twice."
+
+
+def left_out_of(report: Mapping[str, Any]) -> list[str]:
+    """Shown items that were answered, but by no kind of engagement that is learned."""
+    n = report["scored"].get("left_out_items", 0)
+    if not n:
+        return []
+    kinds = ", ".join(report["config"]["positive"])
+    return [
+        f"{n:,} shown items have engagements other than {kinds} only: neither positive nor negative, they are left out "
+        "of learning and of every figure (train.positive says what is learned)."
+    ]
 
 
 def _dead(name: str, reasons: Mapping[str, int], usable: int, place: str) -> str:

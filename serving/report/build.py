@@ -96,6 +96,7 @@ def build_report(facts: RunFacts) -> Report:
             "attribution_s": facts.config.time.attribution_s,
             "promotion_delay_s": facts.config.train.promotion_delay_s,
             "bootstrap_hours": facts.config.train.bootstrap_hours,
+            "positive": list(facts.config.train.positive),
             "precision": facts.config.serve.precision,
         },
         "lift": _clean(gain),

@@ -9,6 +9,7 @@ from html import escape
 from typing import Any
 
 from serving.report import plots
+from serving.report.account import left_out_of
 from serving.report.build import FIGURES
 from serving.report.headline import statement, substatement
 from serving.report.style import STYLE
@@ -195,6 +196,7 @@ def _account(report: Report) -> str:
         f'<td>{_share(n / events)}</td><td class="bar">{_bar(n / events, ink)}</td></tr>'
         for name, meaning, n, ink in rows
     )
+    left_out = "".join(f'<p class="sub">{escape(sentence)}</p>' for sentence in left_out_of(report))
     whole = report["accounted"]
     verdict = (
         f"{report['events_in']:,} events came in, and each is in exactly one line below."
@@ -206,7 +208,8 @@ def _account(report: Report) -> str:
         f'<section class="panel"><h2>{"Every event accounted for" if whole else "Where the events went"}</h2>'
         f'<p class="sub{"" if whole else " alarm"}">{verdict}</p>'
         f'<table class="account"><tbody>{lines}</tbody></table>'
-        f"{f'<p class=sub>No event was dropped as {escape(never)}.</p>' if never else ''}</section>{_dead(report)}"
+        f"{f'<p class=sub>No event was dropped as {escape(never)}.</p>' if never else ''}"
+        f"{left_out}</section>{_dead(report)}"
     )
 
 

@@ -13,7 +13,8 @@ An item of the history is known twice: by its key, and by what the catalogue say
 the shown items). Its title is looked up in the same table as the titles shown, so that what clicks teach of a word on
 one side serves the other; its subcategory has a table of its own.
 
-Labels are read into `label` and nowhere else: the features of a row do not depend on them, except through sampling.
+Labels are outcomes here (`stream.outcomes`). They are read into `label` and nowhere else: the features of a row do not
+depend on them, except through sampling. A shown item that is left out makes no row.
 """
 
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ from stream.features.catalogue import CATEGORY, SUBCATEGORY, WORD_AT, WORD_END, 
 from stream.features.context import HOUR_MS, context_and_rows
 from stream.features.counters import CounterState
 from stream.features.keys import UNKNOWN, distinct, own
+from stream.outcomes import LEFT_OUT, POSITIVE
 from stream.sampling import KEEP_ALL, Sampling, draw
 
 # Fields are what the net sees, slots the tables that they are looked up in.
@@ -148,7 +150,9 @@ def _rows(
     for k in range(len(select)):
         lo, hi = offsets[select[k]], offsets[select[k] + 1]
         for at in range(lo, hi):
-            clicked = labels[at] & 1
+            if labels[at] & LEFT_OUT:
+                continue
+            clicked = labels[at] & POSITIVE
             if clicked == 0 and draw(impressions[select[k]], items[at], seed) >= below:
                 continue
             imp_of_row[n] = k

@@ -14,6 +14,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from stream.features.keys import find_row, insert_row, unique_into
+from stream.outcomes import LEFT_OUT, POSITIVE
 
 Floats = NDArray[np.float32]
 # A factor below this is zero: after 60 half-lives nothing of a float32 count is left, and denormals are slow.
@@ -71,8 +72,10 @@ def tally(keys: NDArray[np.int64], labels: NDArray[np.uint8]) -> tuple[Any, Any,
     shown = np.zeros(n, np.int64)
     clicked = np.zeros(n, np.int64)
     for i in range(len(keys)):
+        if labels[i] & LEFT_OUT:
+            continue  # neither shown in vain nor clicked
         shown[index[i]] += 1
-        clicked[index[i]] += labels[i] & 1
+        clicked[index[i]] += labels[i] & POSITIVE
     return unique[:n].copy(), shown, clicked
 
 

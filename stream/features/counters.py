@@ -69,7 +69,7 @@ class CounterState:
     def learn(
         self, tick: int, items: NDArray[np.int64], labels: NDArray[np.uint8], catalogue: Catalogue
     ) -> CounterDelta:
-        """Count what closes in `tick`: items (n,) shown, labels (n,) with bit 0 = clicked; all of the tick at once."""
+        """Count what closes in `tick`: items (n,) shown, labels (n,) as outcomes; all of the tick at once."""
         keys, shown, clicked = tally(own(items), own(labels, np.uint8))
         item = self.update("item", tick, keys, shown, clicked)
         categories = catalogue.categories(keys, tick)

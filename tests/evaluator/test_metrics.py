@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.evaluator import metrics as m
+from stream.outcomes import LEFT_OUT, outcome_of_bits
 
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -70,6 +71,20 @@ def test_ranking_sums_equal_the_official_metrics_averaged_over_tie_orders(data):
     for column, k in ((m.NDCG5, 5), (m.NDCG10, 10)):
         want = sum(mean_over_orders(lambda order, k=k: official_ndcg(order, k), y, s) for y, s in mixed)
         assert sums[column] == pytest.approx(want)
+
+
+outcomes = st.lists(st.tuples(st.sampled_from([0, 1, LEFT_OUT]), st.integers(-3, 3)), min_size=1, max_size=6)
+
+
+@SETTINGS
+@given(st.lists(outcomes, min_size=1, max_size=6))
+def test_shown_items_that_are_left_out_are_as_if_they_had_not_been_shown(data):
+    kept = [[row for row in rows if row[0] != LEFT_OUT] for rows in data]
+    with_them, without = (
+        add([[y for y, _ in rows] for rows in log], [[s / 2 for _, s in rows] for rows in log]) for log in (data, kept)
+    )
+    assert with_them[0] == pytest.approx(without[0])
+    assert np.array_equal(with_them[1], without[1])
 
 
 @SETTINGS
@@ -149,10 +164,12 @@ def test_impression_with_a_score_that_is_not_finite_is_left_out_and_counted(bad)
     assert histogram.sum() == 2
 
 
-def test_other_engagement_bits_are_no_click():
-    sums, _ = add([[2, 3, 4]], [[5.0, 1.0, 0.0]])
+@pytest.mark.parametrize(("others", "auc"), [("left-out", 1.0), ("negative", 0.5)])
+def test_an_item_that_was_only_liked_is_no_click_and_no_miss_unless_told_otherwise(others, auc):
+    bits = np.array([[2, 3, 0]], np.uint8)  # liked, clicked and liked, passed over
+    sums, _ = add(outcome_of_bits(("click",), others)[bits].tolist(), [[5.0, 1.0, 0.0]])
     assert sums[m.CLICKS] == 1
-    assert sums[m.AUC] == pytest.approx(0.5)
+    assert sums[m.AUC] == pytest.approx(auc)
 
 
 def test_constant_scores_earn_nothing_from_shown_order():

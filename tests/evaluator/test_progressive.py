@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from infra.config import TimeConfig
+from infra.config import TimeConfig, TrainConfig
 from infra.errors import CorruptStateError
 from infra.paramstore.version import VersionId
 from serving.evaluator.arms import ArmScores
@@ -88,7 +88,7 @@ def auc(evaluation, arm="online"):
 
 
 def run(kind=Evaluation, replica=None, ticks=None):
-    evaluation = kind(replica or ToyReplica(), ToyArms(), TIMELINE)
+    evaluation = kind(replica or ToyReplica(), ToyArms(), TIMELINE, TrainConfig())
     for tick in ticks or toy_log():
         assert evaluation.take(tick)
     return evaluation
@@ -159,14 +159,14 @@ def test_hours_are_those_in_which_impressions_were_shown():
 def test_killed_evaluator_ends_with_the_same_bits(kill_after, saved_before):
     ticks = list(toy_log())
     whole = run()
-    first = Evaluation(ToyReplica(), ToyArms(), TIMELINE)
+    first = Evaluation(ToyReplica(), ToyArms(), TIMELINE, TrainConfig())
     keep = max(kill_after - saved_before, 0)
     saved = first.save()
     for n, tick in enumerate(ticks[:kill_after], start=1):
         first.take(tick)  # those after `keep` are counted, and lost with the process
         if n == keep:
             saved = first.save()
-    again = Evaluation(ToyReplica(), ToyArms(), TIMELINE)
+    again = Evaluation(ToyReplica(), ToyArms(), TIMELINE, TrainConfig())
     again.restore(saved)
     for tick in ticks:
         if tick.tick > again.tick:
@@ -180,7 +180,7 @@ def test_stopped_while_waiting_for_the_trainer_counts_nothing():
         def advance(self, max_tick, *, timeout_s=0.0):
             return False
 
-    evaluation = Evaluation(Stuck(), ToyArms(), TIMELINE)
+    evaluation = Evaluation(Stuck(), ToyArms(), TIMELINE, TrainConfig())
     tick = next(iter(toy_log()))
     assert not evaluation.take(tick, stop=lambda: True)
     assert evaluation.impressions == 0
@@ -197,6 +197,6 @@ def test_label_wait_runs_from_the_engagement_to_the_close_of_its_tick():
 
 
 def test_nothing_seen_reports_nothing():
-    report = Evaluation(ToyReplica(), ToyArms(), TIMELINE).report()
+    report = Evaluation(ToyReplica(), ToyArms(), TIMELINE, TrainConfig()).report()
     assert report["arms"] == {}
     assert report["label_wait_s"]["p50"] is None

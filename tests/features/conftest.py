@@ -34,7 +34,7 @@ class World:
         at = np.sort(rng.integers(0, ticks, impressions)) + FIRST_TICK
         shown_ms = np.sort(at * self.timeline.tick_ms + rng.integers(0, self.timeline.tick_ms, impressions))
         lists = [rng.choice(pool, rng.integers(1, shown + 1), replace=False) for _ in range(impressions)]
-        labels = [rng.integers(0, 4, len(row)) * (rng.random(len(row)) < 0.3) for row in lists]
+        labels = [(rng.random(len(row)) < 0.15).astype(np.uint8) for row in lists]
         return ExampleColumns(
             impression=rng.integers(-(2**62), 2**62, impressions),
             user=rng.integers(1, 9, impressions) * 1_000_003,

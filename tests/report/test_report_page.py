@@ -57,6 +57,15 @@ def test_events_that_wait_are_a_line_and_not_lost(facts):
     assert "do not add up" not in html
 
 
+def test_shown_items_that_are_neither_positive_nor_negative_are_said(facts):
+    some = facts(hours=2)
+    some.evaluation["left_out_items"] = 12
+    report = build_report(some)
+    assert "12 shown items have engagements other than click only" in report["account"][1]
+    assert "12 shown items have engagements other than click only" in page(report)
+    assert "other than click" not in page(build_report(facts(hours=2)))
+
+
 def test_dead_rows_are_said_with_how_many_why_and_what_lists_them(facts):
     made = facts(
         counts={},
