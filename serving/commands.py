@@ -40,6 +40,7 @@ def serve(
 ) -> None:
     """Serve a run over HTTP: rank, take events, say how fresh the answers are."""
     from infra.eventlog import create_topics
+    from infra.paramstore.configuration import hold_to_configuration
     from serving.api import build_app, check_host
 
     folder = RunFolder(run)
@@ -48,6 +49,7 @@ def serve(
     with Process("replica", run, config, number=number) as process:
         log = process.open_log()
         create_topics(log, config.log.partitions)
+        hold_to_configuration(log, config)
         event_clock = _clock(folder, log, "off" if until_end else clock, speed)
         services = _services(process, log, event_clock)
         listener = _listen(address, config.serve.port if port is None else port, any_port=until_end)

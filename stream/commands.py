@@ -71,6 +71,7 @@ def replay(
 ) -> None:
     from infra.eventlog import create_topics
     from infra.eventlog.pressure import Lags
+    from infra.paramstore.configuration import hold_to_configuration
     from infra.process import Process, RunFolder
     from stream.mind.news import read_news
     from stream.mind.reader import open_mind
@@ -83,6 +84,7 @@ def replay(
         index, news = open_mind(mind, max_gap_s=config.replay.max_gap_s), read_news(mind)
         log = process.open_log()
         create_topics(log, config.log.partitions)
+        hold_to_configuration(log, config, first=True)
         started, last, lags = time.monotonic(), Done(), Lags(log, "events")
 
         def watch(done: Done) -> None:
@@ -131,6 +133,7 @@ def archive(
 ) -> None:
     """Keep the archive, where the joiner does not: on Kafka, whose joiners may be many."""
     from infra.eventlog import create_topics
+    from infra.paramstore.configuration import hold_to_configuration
     from infra.process import Process, RunFolder
     from stream.archiver import open_archive
     from stream.rebuild import alone, rebuild
@@ -139,6 +142,7 @@ def archive(
     with Process("archive", run, config) as process:
         log = process.open_log()
         create_topics(log, config.log.partitions)
+        hold_to_configuration(log, config)
         with alone(process.folder.archive):
             if again:
                 show = lambda tick: process.progress(state="archiving again", tick=tick)  # noqa: E731

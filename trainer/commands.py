@@ -19,12 +19,14 @@ UntilEndOption = Annotated[
 def train(run: RunOption, until_end: UntilEndOption = False) -> None:
     """Learn each tick as it closes and publish it as a version."""
     from infra.eventlog import create_topics
+    from infra.paramstore.configuration import hold_to_configuration
     from trainer.loop import TrainLoop
 
     config = RunFolder(run).load_config()
     with Process("trainer", run, config) as process:
         log = process.open_log()
         create_topics(log, config.log.partitions)
+        hold_to_configuration(log, config, first=True)
         loop = TrainLoop(process, log, until_end=until_end)
         loop.run()
         loop.note()
@@ -43,6 +45,7 @@ def retrain(
     import torch
 
     from infra.eventlog import create_topics
+    from infra.paramstore.configuration import hold_to_configuration
     from trainer.export import export_graphs
     from trainer.retrain import shape_of
     from trainer.retrain_loop import RetrainLoop
@@ -52,6 +55,7 @@ def retrain(
     with Process("retrain" if day is None else "retrain-day", run, config) as process:
         log = process.open_log()
         create_topics(log, config.log.partitions)
+        hold_to_configuration(log, config)
         process.progress(state="exporting the net", force=True)
         graphs = export_graphs(shape_of(config.model), graph_cache())
         if day is not None:

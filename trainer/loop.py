@@ -21,6 +21,7 @@ from infra.config import Config
 from infra.errors import CorruptStateError
 from infra.eventlog import EventLog
 from infra.eventlog.pressure import Lags
+from infra.paramstore.configuration import configuration_digest
 from infra.paramstore.publisher import Publisher
 from infra.paramstore.store import ParamStore, State
 from infra.paramstore.version import Kind
@@ -51,7 +52,9 @@ class TrainLoop:
         self._store = ParamStore(process.folder.path, log)
         self._until_done = Retrier(lambda: process.stopping)
         self._control = ControlLog(log, until_done=self._until_done)
-        self._publisher: Publisher = self._store.publisher(fingerprint=fingerprint())
+        self._publisher: Publisher = self._store.publisher(
+            fingerprint=fingerprint(), configuration=configuration_digest(self._config)
+        )
         self._ticks = ExampleTicks(log, "trainer")
         self._lags = Lags(log, "examples")
         self._state = ModelState(self._config)

@@ -35,10 +35,18 @@ class Publisher:
     """Appends versions. Raises RetryableError if another process publishes to this run."""
 
     def __init__(
-        self, log: EventLog, snapshots: SnapshotStore, aliases: Marks, *, fingerprint: str, part_bytes: int = PART_BYTES
+        self,
+        log: EventLog,
+        snapshots: SnapshotStore,
+        aliases: Marks,
+        *,
+        fingerprint: str,
+        configuration: str = "",
+        part_bytes: int = PART_BYTES,
     ) -> None:
         self._log, self._snapshots, self._aliases = log, snapshots, aliases
-        self._fingerprint, self._part_bytes = fingerprint, min(part_bytes, log.max_record_bytes - META_BYTES)
+        self._fingerprint, self._configuration = fingerprint, configuration
+        self._part_bytes = min(part_bytes, log.max_record_bytes - META_BYTES)
         self._lock = _lock(snapshots.folder / ".publisher")
         snapshots.sweep()
         sweep([aliases.folder])
@@ -185,6 +193,7 @@ class Publisher:
             closed_wall_ms=closed_wall_ms,
             published_wall_ms=time.time_ns() // 1_000_000,
             fingerprint=self._fingerprint,
+            configuration=self._configuration,
         )
 
     def _append(self, meta: VersionMeta, value: bytes, timestamp_ms: int) -> VersionMeta:

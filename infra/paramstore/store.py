@@ -44,9 +44,16 @@ class ParamStore:
         self.aliases = Marks(run_dir / "store" / ".aliases")
         self.pins = Marks(run_dir / "store" / ".pins")
 
-    def publisher(self, *, fingerprint: str = "", part_bytes: int = 8 << 20) -> Publisher:
+    def publisher(self, *, fingerprint: str = "", configuration: str = "", part_bytes: int = 8 << 20) -> Publisher:
         """The one writer of this run. Raises RetryableError while another process is it."""
-        return Publisher(self.log, self.snapshots, self.aliases, fingerprint=fingerprint, part_bytes=part_bytes)
+        return Publisher(
+            self.log,
+            self.snapshots,
+            self.aliases,
+            fingerprint=fingerprint,
+            configuration=configuration,
+            part_bytes=part_bytes,
+        )
 
     def head(self) -> VersionMeta | None:
         """The newest durable version or progress note."""

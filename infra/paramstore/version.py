@@ -7,8 +7,9 @@
     progress     changes nothing: the state through `tick` is the state of the predecessor
 
 The digest covers what a version *is* (its predecessor, generation, tick, kind, snapshot and rows), so that two runs
-over the same logs compare equal. It leaves out when and where it was made: wall times, parts, the build, and log
-offsets (a restarted joiner may repeat records, which moves offsets and changes nothing): the log checks those.
+over the same logs compare equal. It leaves out when and where it was made: wall times, parts, the build, the
+configuration, and log offsets (a restarted joiner may repeat records, which moves offsets and changes nothing): the log
+checks those.
 
 Schema rule: unknown fields are ignored; `v` is raised only when an old reader must not read on.
 """
@@ -60,6 +61,7 @@ class VersionMeta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False
     closed_wall_ms: int = 0  # wall time at which the tick's closing was read
     published_wall_ms: int = 0
     fingerprint: str = ""  # wheels, instruction-set class, threads
+    configuration: str = ""  # digest of the settings that the content depends on: `paramstore.configuration`
 
     @property
     def id(self) -> VersionId:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from infra.config import Config
 from infra.errors import InputError
+from infra.paramstore.configuration import hold_to_configuration
 from infra.process import RunFolder
 from infra.supervisor.crew import ALONE, Crew
 from infra.supervisor.display import Display
@@ -51,6 +52,7 @@ def go_on(
     if not folder.store.is_dir():
         raise InputError(f"{folder.path} has no versions yet; finish it first: `ouzel run … --out {folder.path}`")
     members = live_members(config, speed=speed, port=port, crew=crew)
+    check_configuration(folder, config)
     forget_absent_readers(folder, config)
     fleet = Fleet(folder, members)
     address = f"http://{config.serve.host}:{port if port is not None else config.serve.port}"
@@ -73,6 +75,15 @@ def forget_absent_readers(folder: RunFolder, config: Config) -> None:
     log = folder.open_log(config)
     log.forget_reader("examples", "evaluator")
     log.close()
+
+
+def check_configuration(folder: RunFolder, config: Config) -> None:
+    """Raises ConfigError where the run's content was made with another configuration."""
+    log = folder.open_log(config)
+    try:
+        hold_to_configuration(log, config)
+    finally:
+        log.close()
 
 
 class Sample(NamedTuple):

@@ -25,6 +25,7 @@ from infra.config import dump_config
 from infra.errors import InputError
 from infra.eventlog import EventLog, create_topics
 from infra.eventlog.base import Record
+from infra.paramstore.configuration import hold_to_configuration
 from infra.paramstore.publisher import last_whole
 from infra.paramstore.version import VersionMeta, decode_meta
 from infra.process import RunFolder, write_atomically
@@ -65,6 +66,7 @@ def verify_run(folder: RunFolder, scratch: RunFolder, console: Console) -> Verdi
     old, new = folder.open_log(config), scratch.open_log(here)
     started = time.monotonic()
     try:
+        hold_to_configuration(old, config)
         create_topics(new, config.log.partitions)
         for topic in TRUTH:
             _copy(old, new, topic)

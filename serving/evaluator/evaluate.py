@@ -16,6 +16,7 @@ from infra import checked
 from infra.errors import CorruptStateError
 from infra.eventlog import EventLog, create_topics
 from infra.eventlog.pressure import Lags
+from infra.paramstore.configuration import hold_to_configuration
 from infra.paramstore.files import retryable
 from infra.paramstore.store import ParamStore
 from infra.paramstore.tensors import decode_tensors, encode_tensors
@@ -47,6 +48,7 @@ def evaluate_run(run: Path, *, until_end: bool = True) -> None:
     with Process("evaluator", run, config) as process:
         log = process.open_log()
         create_topics(log, config.log.partitions)
+        hold_to_configuration(log, config)
         evaluator = Evaluator(process, log)
         try:
             evaluator.run(until_end=until_end)

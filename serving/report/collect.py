@@ -12,6 +12,7 @@ from typing import Any
 from infra import checked
 from infra.errors import ConfigError, InputError
 from infra.eventlog import EventLog, create_topics
+from infra.paramstore.configuration import hold_to_configuration
 from infra.paramstore.store import ParamStore
 from infra.paramstore.version import Kind
 from infra.process import STATS_ADVICE, RunFolder
@@ -33,6 +34,7 @@ def collect(folder: RunFolder) -> RunFacts:
     try:
         check_started(folder, log)
         create_topics(log, config.log.partitions)
+        hold_to_configuration(log, config)
         stats = _stats(folder)
         versions = _versions(folder, log, config.time.build())
         standing = standing_of(log, config)

@@ -17,6 +17,7 @@ from infra.config import Config
 from infra.errors import ConfigError
 from infra.eventlog import EventLog, GroupLog, create_topics
 from infra.eventlog.pressure import Lags
+from infra.paramstore.configuration import hold_to_configuration
 from infra.process import Process, RunFolder
 from stream.archiver import ArchiveThread, open_archive
 from stream.examples import DropReason
@@ -52,6 +53,7 @@ def join(
     with Process("joiner", run, config, number=number) as process:
         log = process.open_log()
         create_topics(log, config.log.partitions)
+        hold_to_configuration(log, config, first=True)
         joining = Joining(process, log, engine)
         try:
             joining.run(until_end=until_end)
