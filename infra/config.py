@@ -119,7 +119,8 @@ class ReplayConfig(Section, frozen=True):
     # Median and sigma of the log-normal delay from impression to engagement, s: 95 % arrive within 120 s.
     engagement_delay_median_s: float = 20.0
     engagement_delay_sigma: float = 1.0
-    # A row further than this from the rows before and after it (s, in time order) is a dead letter: a wrong clock.
+    # Longest stretch without rows, s of event time. Rows further than this from all others are dead letters while they
+    # are few (a wrong clock); where both sides are many the source is refused, for the replay fills every tick between.
     max_gap_s: float = 7 * 86_400.0
     # Rows a record holds at most.
     rows_per_record: int = 2_048

@@ -38,7 +38,7 @@ def generate(
 
 
 def inspect(
-    mind: Annotated[list[Path], typer.Option(help="A MIND folder; may be given several times.")],
+    mind: Annotated[list[Path], typer.Option(help="A MIND folder or .zip; may be given several times.")],
     max_gap_s: Annotated[float | None, typer.Option(help="As replay.max_gap_s.")] = None,
     json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
@@ -66,7 +66,7 @@ def _time(ms: int) -> str:
 
 def replay(
     run: Annotated[Path, typer.Option(help="The run folder.")],
-    mind: Annotated[list[Path], typer.Option(help="A MIND folder; may be given several times.")],
+    mind: Annotated[list[Path], typer.Option(help="A MIND folder or .zip; may be given several times.")],
     speed: Annotated[str | None, typer.Option(help='"max", or a multiple of real time such as 60x.')] = None,
 ) -> None:
     from infra.eventlog import create_topics

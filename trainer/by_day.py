@@ -24,6 +24,7 @@ def retrain_one_day(process: Process, log: EventLog, graphs: dict[str, bytes], d
     if bootstrap is None:
         raise InputError(f"{process.folder.path} has no first tick yet; let the trainer read some examples first")
     schedule = Schedule.of(bootstrap.tick, config, timeline)
+    refuse_outside(log, day, cut, bootstrap.tick, timeline)
     if cut <= schedule.bootstrap:
         raise InputError(f"--day {day} ends before the bootstrap does; the first day to retrain comes after it")
     chain = NightlyChain(process, log, graphs)
@@ -43,6 +44,19 @@ def retrain_one_day(process: Process, log: EventLog, graphs: dict[str, bytes], d
     return (
         f"{day}: retrained in {time.monotonic() - started:.1f} s; {said}\nrows: {rows}\ndigest {chain.state.digest()}"
     )
+
+
+def refuse_outside(log: EventLog, day: str, cut: int, first: int, timeline: Timeline) -> None:
+    """Raises InputError where no tick of the day lies in the log."""
+    records = [log.last_record("examples", p) for p in range(log.partitions("examples"))]
+    last = max((decode_example_meta(r.meta).closed_through for r in records if r is not None), default=first)
+    if cut - timeline.ticks_per_day <= last and first < cut:
+        return
+    span = " to ".join(
+        f"{datetime.datetime.fromtimestamp(timeline.start_ms(t) / 1000, datetime.UTC):%Y-%m-%d %H:%M}"
+        for t in (first, last)
+    )
+    raise InputError(f"--day {day} lies outside the log, which holds {span} (UTC): choose a day in it")
 
 
 def positions_before(log: EventLog, cut: int) -> dict[int, int]:
@@ -65,5 +79,5 @@ def midnight_after(day: str, timeline: Timeline) -> int:
         date = datetime.date.fromisoformat(day)
     except ValueError as error:
         raise InputError(f"--day {day}: write it as YYYY-MM-DD, in UTC") from error
-    midnight = datetime.datetime.combine(date, datetime.time(), datetime.UTC) + datetime.timedelta(days=1)
-    return timeline.tick_of(int(midnight.timestamp() * 1000))
+    midnight = datetime.datetime.combine(date, datetime.time(), datetime.UTC)
+    return timeline.tick_of(int(midnight.timestamp() * 1000)) + timeline.ticks_per_day

@@ -38,7 +38,10 @@ def stoppable() -> None:
 
 
 def run(
-    mind: Annotated[list[Path], typer.Option("--mind", help="A MIND-format folder; may be given again.")],
+    mind: Annotated[
+        list[Path],
+        typer.Option("--mind", help="A MIND-format folder, or the .zip as it is downloaded; may be given again."),
+    ],
     out: Annotated[Path, typer.Option("--out", help="The run folder to make, or to continue.")],
     speed: Annotated[str | None, typer.Option("--speed", help='"max", or a multiple of real time: 60x.')] = None,
     config: ConfigOption = None,

@@ -4,6 +4,7 @@ What is posted to the API enters the same log, is joined, learned and served: th
 started again, it goes on where it was.
 """
 
+import io
 import json
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from infra.config import Config
 from infra.errors import InputError
+from infra.inputs import find_input, is_plain, open_input
 from infra.paramstore.configuration import hold_to_configuration
 from infra.process import RunFolder
 from infra.supervisor.crew import ALONE, Crew
@@ -96,10 +98,11 @@ class Sample(NamedTuple):
 def sample_of(folder: RunFolder) -> Sample:
     """A user and a few items from the last sound row of the source's log; made-up ids where there is none."""
     try:
-        with open(Path(read_source(folder).mind[-1]) / "behaviors.tsv", "rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - TAIL_BYTES))
-            tail = file.read().decode("utf-8", "replace")
+        path = find_input(Path(read_source(folder).mind[-1]), "behaviors.tsv")
+        with open_input(path or Path()) as file:
+            if is_plain(file):
+                file.seek(-min(TAIL_BYTES, file.seek(0, io.SEEK_END)), io.SEEK_END)
+            tail = file.read(TAIL_BYTES).decode("utf-8", "replace")
     except (OSError, InputError, IndexError):
         tail = ""
     for line in reversed(tail.split("\n")):

@@ -19,6 +19,7 @@ from rich.console import Console
 from infra import checked
 from infra.config import Config, dump_config
 from infra.errors import ConfigError, InputError, OuzelError
+from infra.inputs import is_source
 from infra.paramstore.publisher import last_whole
 from infra.process import STATS_ADVICE, RunFolder, write_atomically
 from infra.supervisor.crew import ALONE, Crew
@@ -78,9 +79,9 @@ def prepare(folder: RunFolder, config: Config, mind: Sequence[Path], asked: Mapp
 def source_of(mind: Sequence[Path]) -> Source:
     """These folders. Raises InputError where one is not there."""
     for place in mind:
-        if not place.is_dir():
+        if not is_source(place):
             raise InputError(
-                f"{place}: no such folder; a MIND folder holds behaviors.tsv and news.tsv (https://msnews.github.io), "
+                f"{place}: no such folder or .zip; it holds behaviors.tsv and news.tsv (https://msnews.github.io), "
                 "or make one with `ouzel generate mind --out DIR --scale tiny`"
             )
     return Source(mind=tuple(str(place.resolve()) for place in mind))

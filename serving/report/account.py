@@ -52,7 +52,7 @@ def left_out_of(report: Mapping[str, Any]) -> list[str]:
 def _dead(name: str, reasons: Mapping[str, int], usable: int, place: str) -> str:
     """One file or topic with dead rows: how many, why, and how to see them."""
     n = sum(reasons.values())
-    of = f" of {n + usable:,}" if name == "behaviors.tsv" else ""
+    of = f" of {n + usable:,}" if name.startswith("behaviors.tsv") else ""
     by_size = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
     why = "; ".join(f"{reason} {k:,}{_meaning(reason)}" for reason, k in by_size[:MOST_REASONS])
     why += f"; and {len(by_size) - MOST_REASONS} more reasons" if len(by_size) > MOST_REASONS else ""

@@ -29,7 +29,8 @@ class DeadReason(StrEnum):
     LABEL_MISSING = "label_missing"
     BAD_LABEL = "bad_label"  # neither 0 nor 1
     DUPLICATE = "duplicate_impression"  # an earlier line of the folder has this id
-    TIME_GAP = "time_gap"  # far from the time of every other row
+    TIME_GAP = "time_gap"  # further than replay.max_gap_s from all but a few rows
+    DUPLICATE_ITEM = "duplicate_item"  # of news.tsv: an earlier line of the file has this id
 
 
 REASONS = tuple(DeadReason)
@@ -84,6 +85,10 @@ class DeadRows(Sequence[DeadRow]):
             reason=REASONS[self._reason[at]],
             raw=self._data[folder][offset:end].tobytes(),
         )
+
+    def file_of(self, folder: int) -> Path:
+        """The file of a folder that was opened, by its number."""
+        return self._files[folder]
 
     def counts(self) -> dict[DeadReason, int]:
         """How many rows died of what; reasons that did not occur are left out."""

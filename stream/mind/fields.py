@@ -5,6 +5,9 @@ from numba import njit
 
 _SPACE, _SLASH, _COLON, _ZERO = 32, 47, 58, 48
 NO_TIME = -1
+# Years outside these are a clock that was never set, or seconds taken for something else; as `wire.min_time_ms` and
+# `wire.max_time_ms` have it for other producers.
+FIRST_YEAR, LAST_YEAR = 1974, 5137
 
 
 @njit(cache=True, nogil=True)
@@ -63,7 +66,8 @@ def days_from_civil(year, month, day):  # type: ignore[no-untyped-def]
 def parse_time(data, lo, hi):  # type: ignore[no-untyped-def]
     """Milliseconds since the epoch of `11/12/2019 2:14:46 PM` read as UTC; NO_TIME where it is no such time.
 
-    12 AM is midnight, 12 PM noon. Month, day and hour may be padded to two digits.
+    No time lies outside FIRST_YEAR to LAST_YEAR. 12 AM is midnight, 12 PM noon. Month, day and hour may be padded to
+    two digits.
     """
     month, at = _number(data, lo, hi, 1, 2)
     if month < 1 or month > 12 or at >= hi or data[at] != _SLASH:
@@ -72,7 +76,7 @@ def parse_time(data, lo, hi):  # type: ignore[no-untyped-def]
     if day < 1 or at >= hi or data[at] != _SLASH:
         return NO_TIME
     year, at = _number(data, at + 1, hi, 4, 4)
-    if year < 1970 or at >= hi or data[at] != _SPACE:
+    if year < FIRST_YEAR or year > LAST_YEAR or at >= hi or data[at] != _SPACE:
         return NO_TIME
     first = days_from_civil(year, month, 1)
     after = days_from_civil(year, month + 1, 1) if month < 12 else days_from_civil(year + 1, 1, 1)

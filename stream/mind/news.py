@@ -1,4 +1,4 @@
-"""The catalogue: news.tsv of some folders as one table, first mention wins.
+"""The catalogue: news.tsv of some folders as one table; of an item that several describe the first mention wins.
 
     news id ⇥ category ⇥ subcategory ⇥ title ⇥ abstract ⇥ url ⇥ title entities ⇥ abstract entities
 
@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from infra.errors import InputError
 from infra.hashing import hash64
+from infra.inputs import open_input
 from stream.columns import Lists, offsets_of
+from stream.mind import hints
 from stream.mind.dead import RAW_LIMIT, DeadReason, DeadRow
-from stream.mind.folders import NEWS, WHERE, find_file
+from stream.mind.folders import BOM, NEWS, WHERE, find_file
 from stream.mind.kernels import MAX_ID_BYTES, MAX_LINE_BYTES
 
 COLUMNS = 8
@@ -61,28 +63,32 @@ def read_news(folders: Sequence[Path]) -> NewsTable:
     counts: dict[DeadReason, int] = {}
     for number, folder in enumerate(folders):
         path = find_file(folder, NEWS)
-        usable = 0
+        here: set[str] = set()
+        first = ""
         for line, raw in _lines(path):
             row = _parse(raw)
+            if not isinstance(row, DeadReason) and row[0] in here:
+                row = DeadReason.DUPLICATE_ITEM
             if isinstance(row, DeadReason):
+                first = first or f"no line of it is an item; line {line}: {row}. {hints.of_items(raw)}".rstrip(". ")
                 counts[row] = counts.get(row, 0) + 1
                 if len(dead) < DEAD_KEPT:
                     dead.append(DeadRow(number, path, line, row, raw[:RAW_LIMIT]))
                 continue
-            usable += 1
+            here.add(row[0])
             rows.setdefault(row[0], row[1:])
-        if usable == 0:
-            what = "no line of it is a news item" if path.stat().st_size else "empty file"
-            raise InputError(f"{path}: {what}. {WHERE}")
+        if not here:
+            raise InputError(f"{path}: {first or 'empty file'}. {WHERE}")
     return _table(rows, dead, counts)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Lines without their ends; of a line over the limit only the beginning, still over the limit."""
-    with open(path, "rb") as file:
+    with open_input(path) as file:
         number = 0
         while raw := file.readline(MAX_LINE_BYTES + 3):
             number += 1
+            raw = raw.removeprefix(BOM) if number == 1 else raw
             rest = raw
             while not rest.endswith(b"\n") and (rest := file.readline(MAX_LINE_BYTES)):
                 pass

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from infra.errors import InputError
 from stream.columns import Lists, offsets_of
-from stream.mind import kernels
+from stream.mind import hints, kernels
 from stream.mind.dead import DeadRows
 from stream.mind.folders import BEHAVIORS, WHERE, find_file, folder_names, map_file
 
 # Rows cut off from all others by more than the gap are a wrong clock, not a second log, while they are one row or
-# fewer than this share of the largest stretch.
-STRAY_SHARE = 0.01
+# fewer than this share of the largest stretch. A second log that far away is refused: every minute between the two
+# would become records.
+STRAY_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,8 @@ def open_mind(folders: Sequence[Path], *, max_gap_s: float = 7 * 86_400.0) -> Mi
     """Index the impressions of MIND folders, in the order given.
 
     A row further than `max_gap_s` from the rows around it is dead (see `find_strays`). Raises InputError where a folder
-    is not MIND, a file is empty, has no labels (MIND's test split), or no row of it can be used.
+    is not MIND, a file is empty, has no labels (MIND's test split), or no row of it can be used, and where a longer
+    stretch without rows lies between two logs.
     """
     if not folders:
         raise InputError(f"no MIND folder given. {WHERE}")
@@ -132,9 +134,30 @@ def open_mind(folders: Sequence[Path], *, max_gap_s: float = 7 * 86_400.0) -> Mi
     if index.n == 0:
         first = index.dead[0]
         raise InputError(
-            f"{first.file}: none of {index.lines} lines is an impression; line {first.line}: {first.reason}. {WHERE}"
+            f"{first.file}: none of {index.lines} lines is an impression; line {first.line}: {first.reason}. "
+            f"{hints.of_impressions(first.raw)}. {WHERE}".replace(". . ", ". ")
         )
+    _refuse_gap(index, max_gap_s)
     return index
+
+
+def _refuse_gap(index: MindIndex, max_gap_s: float) -> None:
+    """Raises InputError where the replay would have to fill more than `max_gap_s` without rows."""
+    gaps = np.diff(index.time_ms)
+    if not len(gaps) or gaps.max() <= max_gap_s * 1000:
+        return
+    at = int(gaps.argmax()) + 1
+    files = sorted({str(index.dead.file_of(int(folder))) for folder in index.folder[[at - 1, at]]})
+    raise InputError(
+        f"{', '.join(files)}: {at:,} rows until {_date(index.time_ms[at - 1])} and {index.n - at:,} from "
+        f"{_date(index.time_ms[at])} on are {gaps.max() / 86_400_000:,.0f} days apart, more than replay.max_gap_s "
+        f"({max_gap_s:,.0f} s): replay them apart, leave one of them out, or set replay.max_gap_s to "
+        f"{gaps.max() / 1000:.0f}, which fills every tick between them"
+    )
+
+
+def _date(ms: int) -> str:
+    return str(np.datetime64(int(ms), "ms").astype("datetime64[s]")).replace("T", " ")
 
 
 def find_strays(time_ms: NDArray[np.int64], max_gap_ms: int) -> NDArray[np.bool_]:

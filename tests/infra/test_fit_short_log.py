@@ -1,5 +1,10 @@
 """Bootstrap and promotion delay of a log that is too short for them: decided once, recorded, said."""
 
+import signal
+import subprocess
+import sys
+import time
+import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,6 +14,7 @@ from rich.console import Console
 from infra.config import Config, load_config
 from infra.errors import ConfigError, InputError
 from infra.process import RunFolder
+from infra.supervisor.broker import free_ports
 from infra.supervisor.fit import Span, fitted
 from infra.supervisor.runs import fit, prepare
 
@@ -58,6 +64,23 @@ def test_the_decision_is_taken_once_recorded_and_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"train\.bootstrap_hours"):
         prepare(folder, fit(folder, other, [log], console)[0], [log], was)
     console.file.close()
+
+
+def test_ouzel_run_of_a_short_download_says_what_it_shrinks_and_keeps_it(tmp_path: Path) -> None:
+    log, out = write_log(tmp_path / "log", 180), tmp_path / "run"
+    with zipfile.ZipFile(tmp_path / "log.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in log.iterdir():
+            archive.write(file, f"log/{file.name}")
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "infra.cli", "run", "--mind", str(tmp_path / "log.zip"), "--out", str(out)]
+    process = subprocess.Popen([*command, "--set", f"serve.port={port}"], stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (out / "config.toml").is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    text, _ = process.communicate(timeout=60)
+    assert "the log spans 3.0 hours: train.bootstrap_hours is" in text
+    assert RunFolder(out).load_config().train.bootstrap_hours < 2
 
 
 def test_a_source_that_cannot_be_used_is_refused_before_a_folder_is_made(tmp_path: Path) -> None:

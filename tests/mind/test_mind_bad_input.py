@@ -121,7 +121,7 @@ def test_wrong_folder_says_what_was_looked_for_and_where_mind_is(tmp_path: Path,
 
 def test_folder_above_mind_folders_names_them(tmp_path: Path) -> None:
     folder_with(tmp_path, GOOD)
-    with pytest.raises(InputError, match="below it hold one: log; give these"):
+    with pytest.raises(InputError, match="Below it lie log; give these"):
         open_mind([tmp_path])
 
 
@@ -133,6 +133,26 @@ def test_two_folders_of_one_name_are_refused(tmp_path: Path) -> None:
         open_mind([tmp_path / "a" / "log", tmp_path / "b" / "log"])
 
 
+def test_two_logs_further_apart_than_the_gap_are_refused_with_where_and_what_to_do(tmp_path: Path) -> None:
+    def rows(year: int, first: int) -> list[bytes]:
+        return [GOOD.replace(b"2019", b"%d" % year).replace(b"1\t", b"%d\t" % (first + i), 1) for i in range(20)]
+
+    folder = folder_with(tmp_path, *rows(2012, 100), *rows(2019, 200))
+    with pytest.raises(InputError, match=r"behaviors\.tsv: 20 rows until 2012-11-12 .* days apart.*max_gap_s to \d+"):
+        open_mind([folder])
+    assert open_mind([folder], max_gap_s=8 * 366 * 86_400).n == 40
+
+
+def test_the_replay_of_rows_of_a_wrong_clock_never_spans_the_years_between(tmp_path: Path) -> None:
+    good = [GOOD.replace(b"1\t", b"%d\t" % i, 1) for i in range(1, 60)]
+    wrong = [GOOD.replace(b"2019", b"1970"), GOOD.replace(b"2019", b"9999"), *[GOOD.replace(b"2019", b"2001")] * 3]
+    wrong = [row.replace(b"1\t", b"%d\t" % (900 + i), 1) for i, row in enumerate(wrong)]
+    index = open_mind([folder_with(tmp_path, *wrong[:3], *good, *wrong[3:])])
+    assert index.dead.counts() == {DeadReason.BAD_TIME: 2, DeadReason.TIME_GAP: 3}
+    assert index.n == len(good)
+    assert index.time_ms[-1] - index.time_ms[0] < 86_400_000
+
+
 def test_strays_are_lone_rows_and_small_stretches_never_the_largest() -> None:
     gap = 100
     assert find_strays(np.array([5]), gap).tolist() == [False]
@@ -140,6 +160,7 @@ def test_strays_are_lone_rows_and_small_stretches_never_the_largest() -> None:
     assert find_strays(np.array([0, 1000]), gap).tolist() == [False, True]
     week = np.arange(1_000)
     assert find_strays(np.concatenate([week, [5000, 5001]]), gap).sum() == 2
+    assert find_strays(np.concatenate([[0, 0], np.full(148, 5000)]), gap).tolist() == [True] * 2 + [False] * 148
     assert find_strays(np.concatenate([week, week + 50_000]), gap).sum() == 0
     assert find_strays(np.array([], dtype=np.int64), gap).tolist() == []
 

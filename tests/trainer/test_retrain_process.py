@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.errors import CorruptStateError
+from infra.errors import CorruptStateError, InputError
 from stream.ticks_in import TickExamples
 from tests.trainer.process_worlds import (
     BOOTSTRAP,
@@ -147,6 +147,9 @@ def test_a_night_made_by_hand_is_the_one_that_the_process_makes_and_it_goes_on_f
     log = world.open()
     ControlLog(log).decide(Decision(kind="bootstrap", tick=FIRST_SHOWN), timestamp_ms=0)
     day = datetime.datetime.fromtimestamp((MIDNIGHT - 1) * 60, datetime.UTC).date().isoformat()
+    for outside in ("2031-01-01", "2001-01-01", "9999-12-31"):
+        with pytest.raises(InputError, match=r"lies outside the log, which holds \d{4}-"):
+            retrain_one_day(world.process("retrain-day"), log, {}, outside)
     assert "new: kept" in retrain_one_day(world.process("retrain-day"), log, {}, day)
     assert "bit for bit" in retrain_one_day(world.process("retrain-day"), log, {}, day)
     log.close()
