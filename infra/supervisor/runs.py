@@ -27,6 +27,7 @@ from infra.supervisor.display import Display
 from infra.supervisor.fit import again, asked_for, fitted, inspect, said
 from infra.supervisor.fleet import Fleet, Member, ProcessFailed, tail
 from infra.supervisor.runlog import OWN, drop_log, placed
+from infra.supervisor.source_files import FileMark, changed, marks_of
 
 WATCH_EVERY_S = 0.2
 MOST_DIFFERENCES = 5
@@ -37,6 +38,7 @@ class Source(msgspec.Struct, frozen=True, omit_defaults=True):
 
     mind: tuple[str, ...]
     asked: dict[str, float] = {}  # what of `train` was asked for, where the log was too short for it
+    files: dict[str, FileMark] | None = None  # what it was read from; None: an older release did not keep it
 
 
 def fit(folder: RunFolder, config: Config, mind: Sequence[Path], console: Console) -> tuple[Config, dict[str, float]]:
@@ -66,14 +68,32 @@ def prepare(folder: RunFolder, config: Config, mind: Sequence[Path], asked: Mapp
                 f"{folder.path} holds a run of another source or configuration ({there}); choose another --out or "
                 "remove it"
             )
+        _hold_to_files(folder, mind)
         return
     if folder.path.exists() and any(folder.path.iterdir()):
         raise ConfigError(f"{folder.path} is not empty and holds no run; choose another --out")
     folder.path.mkdir(parents=True, exist_ok=True)
     if own:
         folder.broker.mkdir()
-    write_atomically(folder.path / "source.json", checked.to_json(source))
+    _keep_source(folder, source, mind)
     write_atomically(folder.config_file, text.encode())
+
+
+def _hold_to_files(folder: RunFolder, mind: Sequence[Path]) -> None:
+    """Return where the source is as it was when the run began; an older run is held to it from now on."""
+    source = read_source(folder)
+    if source.files is None:
+        _keep_source(folder, source, mind)
+    elif text := changed(source.files, [place.resolve() for place in mind]):
+        raise ConfigError(
+            f"{folder.path} cannot go on: its source changed ({text}). Put back the file as it was, or replay the new "
+            "one into another --out; new events enter a run by its API"
+        )
+
+
+def _keep_source(folder: RunFolder, source: Source, mind: Sequence[Path]) -> None:
+    source = msgspec.structs.replace(source, files=marks_of(place.resolve() for place in mind))
+    write_atomically(folder.path / "source.json", checked.to_json(source))
 
 
 def source_of(mind: Sequence[Path]) -> Source:
