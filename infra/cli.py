@@ -6,6 +6,7 @@ mistyped command import nothing heavy.
 
 import importlib
 import sys
+from contextlib import suppress
 from typing import NamedTuple
 
 import typer
@@ -77,7 +78,8 @@ def _call(name: str, command: Command, arguments: list[str]) -> int:
     try:
         app(args=arguments, prog_name=f"ouzel {name}", standalone_mode=True)
     except OuzelError as error:
-        print(f"ouzel {name}: {error}", file=sys.stderr)
+        with suppress(OSError):  # our output lies on a disk that is full: the supervisor says so
+            print(f"ouzel {name}: {error}", file=sys.stderr, flush=True)
         return EXIT_ERROR
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else EXIT_ERROR

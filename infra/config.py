@@ -20,6 +20,7 @@ from infra.ticks import Timeline
 ENV_PREFIX = "OUZEL_"
 # Tables whose keys are somebody else's names: dotted, in whatever nesting TOML or the environment gives them.
 FREE = ("log.kafka.client",)
+_CREDENTIALS = re.compile(r"([a-z0-9+._-]+://)(?=.*@).*@|()[^/@\s]*:[^/@]*@", re.IGNORECASE | re.DOTALL)
 _SECRET = re.compile(r"password|passphrase|secret|key\.pem|oauthbearer\.config")
 
 
@@ -358,15 +359,29 @@ def load_config(
         key, sep, value = text.partition("=")
         if not sep:
             raise ConfigError(f"--set {text}: write it as section.key=value")
-        _merge(tree, _nest(key.strip().split("."), _value(value.strip())), where=f"--set {text}")
+        # The value is not shown: it may be a secret that was meant for the environment.
+        _merge(tree, _nest(key.strip().split("."), _value(value.strip())), where=f"--set {key.strip()}=…")
     try:
         config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"configuration: {error}") from error
+    refuse_credentials(config.log.url, "log.url")
     config.time.build()
     for slot, options in config.model.slots.items():
         options.check(slot)
     return config
+
+
+def refuse_credentials(address: str, where: str) -> None:
+    """Raises ConfigError for an address with a user and a password in it, and shows neither."""
+    found = _CREDENTIALS.match(address)
+    if found is not None:
+        sasl = f"{ENV_PREFIX}LOG__KAFKA__CLIENT__SASL__"
+        raise ConfigError(
+            f"{where}: {found[1] or ''}…@{address[found.end() :]} holds a user and password: an address is shown, "
+            f"logged and kept in run folders. Leave them out, and give {sasl}USERNAME and {sasl}PASSWORD in the "
+            'environment, with log.kafka.client."security.protocol" and "sasl.mechanism"'
+        )
 
 
 def dump_config(config: Config) -> str:

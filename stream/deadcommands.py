@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from infra.config import Config, load_config
+from infra.config import Config, load_config, refuse_credentials
 from infra.errors import ConfigError, InputError, RetryableError
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def _opened(run: Path | None, log: str | None, config: Path | None) -> Iterator[
     folder = RunFolder(run) if run is not None else None
     settings = folder.load_config() if folder is not None else load_config(config)
     where = log or settings.log.url or (str(folder.log) if folder is not None else "")
+    refuse_credentials(where, "--log")
     if not where:
         raise ConfigError("ouzel dead-letters: name a run folder (--run DIR) or an event log (--log ADDRESS)")
     if "://" not in where and not Path(where).is_dir():

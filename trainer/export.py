@@ -13,6 +13,7 @@ import inspect
 import io
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ from torch import Tensor
 from torch._decomp import core_aten_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from infra import checked
+from infra.errors import CorruptStateError
 from trainer import net
 from trainer.net import SCORE_INPUTS, STEP_INPUTS, STEP_OUTPUTS, NetShape
 
@@ -42,8 +45,9 @@ def export_graphs(shape: NetShape, cache: Path | None = None) -> dict[str, bytes
     for name in ("score", "step"):
         path = None if cache is None else cache / f"{name}-{key}.onnx"
         if path is not None and path.is_file():
-            graphs[name] = path.read_bytes()
-            continue
+            with contextlib.suppress(CorruptStateError):  # damaged: exported again
+                graphs[name] = checked.from_bytes(path, "delete it")
+                continue
         graphs[name] = _export(shape, name)
         if path is not None:
             _keep(path, graphs[name])
@@ -57,10 +61,17 @@ def _digest(shape: NetShape) -> str:
 
 
 def _keep(path: Path, graph: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """For the next start; without room it exports again then."""
     scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    scratch.write_bytes(graph)
-    os.replace(scratch, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_bytes(checked.to_bytes(graph))
+        os.replace(scratch, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            print(f"{path}: {error.strerror}; the graph is not kept for the next start", file=sys.stderr, flush=True)
 
 
 def _export(shape: NetShape, name: str) -> bytes:

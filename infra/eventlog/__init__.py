@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from infra.config import LogConfig
+from infra.config import LogConfig, refuse_credentials
 from infra.errors import ConfigError
 from infra.eventlog.base import (
     KEYED_TOPICS,
@@ -41,6 +41,7 @@ def open_log(url_or_path: str | Path, config: LogConfig) -> EventLog:
     ConfigError for another kind of address, or one that is written wrongly; RetryableError where nobody answers.
     """
     where = str(url_or_path)
+    refuse_credentials(where, "the log's address")
     if where.startswith("kafka://"):
         from infra.eventlog.kafka import KafkaLog  # the client library is loaded only where it is used
 

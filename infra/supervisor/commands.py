@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from infra.config import load_config
+from infra.config import load_config, refuse_credentials
 from infra.errors import ConfigError
 from infra.process import RunFolder
 from infra.supervisor.crew import Crew
@@ -151,6 +151,7 @@ def _equal(equal: bool) -> str:
 
 def _address(log: str | None, kafka: bool) -> list[str]:
     """As an override of the configuration."""
+    refuse_credentials(log or "", "--log")
     if kafka and log not in (None, OWN):
         raise ConfigError(f"--kafka and --log {log}: the one starts a broker of the run's own, the other names yours")
     url = OWN if kafka else log

@@ -6,6 +6,7 @@ the fleet first, which then stops them in order: producers before their readers.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,9 @@ LOG_TAIL_LINES = 15
 
 # One thread each: results must not depend on how many cores a machine has.
 THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+
+
+FULL_BYTES = 1 << 20  # less than this, and a process could not say why it ended
 
 
 class ProcessFailed(OuzelError):
@@ -99,13 +103,14 @@ class Fleet:
 
     def check(self) -> list[str]:
         """Sample memory; return who is running. Raises ProcessFailed as soon as a member failed."""
+        running = self.running()  # before: who fails after this is found by the next look
         self.raise_failed()
         now = time.monotonic()
         if now >= self._next_sample:
             self._next_sample = now + SAMPLE_EVERY_S
             pids = [os.getpid(), *(p.pid for p in self._running.values() if p.poll() is None)]
             self.peak_pss_bytes = max(self.peak_pss_bytes, sum(map(pss_bytes, pids)))
-        return self.running()
+        return running
 
     def raise_failed(self, *, stopped: bool = False) -> None:
         """Raises ProcessFailed where a member failed. One that was `stopped` may die of it, before it had begun."""
@@ -139,6 +144,11 @@ class Fleet:
 
     def _why(self, name: str, code: int) -> str:
         path = self.folder.process_logs / f"{name}.log"
+        if shutil.disk_usage(self.folder.path).free < FULL_BYTES:
+            return (
+                f"{name} {ending(code)}; the disk of {self.folder.path} is full, and what it said may not have found "
+                f"room: make some, then start again: nothing is lost. The end of {path}:\n{tail(path)}"
+            )
         if self.echo is not None:  # it was seen
             return f"{name} {ending(code)}; all that it said is in {path}"
         return f"{name} {ending(code)}; the end of {path}:\n{tail(path)}"

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from infra.config import Config, load_config
+from infra.config import Config, load_config, refuse_credentials
 from infra.errors import ConfigError, InputError
 from infra.eventlog import TOPICS, EventLog, create_topics, open_log, remove_log
 from infra.process import RunFolder
@@ -44,6 +44,7 @@ def topics(
     """Create, show or drop the topics of a log."""
     settings = RunFolder(run).load_config() if run is not None else load_config(config, overrides=set_ or [])
     where = log or settings.log.url or (str(RunFolder(run).log) if run is not None else "")
+    refuse_credentials(where, "--log")
     if not where:
         raise ConfigError("ouzel topics: name a log: --log kafka://host:port/prefix, or --run DIR")
     console = Console()

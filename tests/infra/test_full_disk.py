@@ -3,6 +3,9 @@
 import errno
 import io
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,10 @@ from rich.console import Console
 
 from infra.config import Config
 from infra.errors import RetryableError
-from infra.process import Process, write_atomically
-from infra.supervisor import display
+from infra.process import Process, RunFolder, write_atomically
+from infra.supervisor import display, fleet
 from infra.supervisor.display import Display
+from infra.supervisor.fleet import Fleet, Member, ProcessFailed
 from stream.retry import Retrier
 
 
@@ -104,3 +108,44 @@ def test_who_watches_a_run_on_a_full_disk_is_told(tmp_path: Path, monkeypatch: p
 class _Refusing(io.StringIO):
     def write(self, text: str) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_process_that_could_not_say_why_it_ended_is_said_to_have_met_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = Fleet(RunFolder(tmp_path), [Member("replay", "replay", ("--mind", "nowhere"))])
+    monkeypatch.setattr(fleet, "FULL_BYTES", 1 << 62)
+    members.start_all()
+    while members.running():
+        time.sleep(0.05)
+    with pytest.raises(ProcessFailed, match=r"exit code 1; the disk of .* is full.*make some, then start again"):
+        members.check()
+    members.close()
+
+
+def test_a_command_whose_output_finds_no_room_still_ends_as_failed() -> None:
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "infra.cli", "topics", "show"]
+        assert subprocess.run(command, stdout=full, stderr=full, timeout=60, check=False).returncode == 1
+
+
+def test_a_graph_that_finds_no_room_or_is_damaged_is_exported_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trainer import export
+    from trainer.retrain import shape_of
+
+    exported: list[str] = []
+    monkeypatch.setattr(export, "_export", lambda shape, name: exported.append(name) or name.encode() * 100)
+    shape, want = shape_of(Config().model), {"score": b"score" * 100, "step": b"step" * 100}
+    (tmp_path / "taken").write_bytes(b"a file where the folder should be")
+    assert export.export_graphs(shape, tmp_path / "taken" / "graphs") == want
+    assert "the graph is not kept" in capsys.readouterr().err
+    exported.clear()
+    assert export.export_graphs(shape, tmp_path / "graphs") == want
+    assert export.export_graphs(shape, tmp_path / "graphs") == want
+    assert exported == ["score", "step"]
+    path = next((tmp_path / "graphs").glob("step-*"))
+    path.write_bytes(path.read_bytes().replace(b"step", b"stop", 1))
+    assert export.export_graphs(shape, tmp_path / "graphs") == want
+    assert exported == ["score", "step", "step"]

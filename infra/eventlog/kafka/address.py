@@ -8,6 +8,7 @@ carry their own names.
 import re
 from typing import NamedTuple
 
+from infra.config import refuse_credentials
 from infra.errors import ConfigError
 
 SCHEME = "kafka://"
@@ -35,6 +36,7 @@ class Address(NamedTuple):
 
 def parse_address(text: str) -> Address:
     """Raises ConfigError that shows how to write it."""
+    refuse_credentials(text, "the log's address")
     brokers, _, prefix = text.removeprefix(SCHEME).partition("/")
     parts = brokers.split(",")
     good = text.startswith(SCHEME) and all(
