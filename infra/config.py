@@ -300,6 +300,13 @@ class TrainConfig(Section, frozen=True):
     dense_lr: float = 0.003
     # A snapshot is written at each generation and after this many ticks of deltas.
     snapshot_ticks: int = 1_440
+    # Longest embedding row (Euclidean norm) that is served. Beyond it, or with NaN or Inf, learning is held: counters
+    # go on, rows stay as they were until the next generation. Sound rows are shorter than 5; lower notices earlier.
+    max_row_norm: float = 100.0
+    # Most that predicted over observed clicks of a tick may be, and observed over predicted; judged where one of them
+    # is `calibration_clicks` or more. Lower notices earlier, and can be met by a flood of impressions or clicks.
+    max_calibration: float = 50.0
+    calibration_clicks: int = 200
 
 
 class ServeConfig(Section, frozen=True):

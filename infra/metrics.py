@@ -84,6 +84,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("trainer", "counter", "ouzel_versions_total", "Versions published."),
     Metric("trainer", "counter", "ouzel_version_bytes_total", "Bytes of published versions."),
     Metric("trainer", "gauge", "ouzel_generation", "Generation being trained."),
+    Metric("trainer", "gauge", "ouzel_held", "1 while learning is held: a version was not fit to be served."),
     Metric("trainer", "gauge", "ouzel_table_rows", "Embedding rows, by slot.", ("slot",)),
     Metric("trainer", "gauge", "ouzel_table_bytes", "Memory of embedding rows and their index, by slot.", ("slot",)),
     Metric(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from infra.eventlog import EventLog
 from infra.paramstore.store import ParamStore
 from stream.ticks_in import TickExamples
+from trainer.guard import Forecast
 from trainer.items import ItemsFollower
 from trainer.online import learn_tick
 from trainer.promotion import mark_failed
@@ -24,6 +25,7 @@ class Candidate:
         self._state = night.copy()
         self._state.generation = 0
         self._items = ItemsFollower(log, self._state.catalogue, night.timeline, wire=night.config.wire)
+        self._forecast = Forecast()
         self.due = due
 
     def learn(self, tick: TickExamples, *, stop: Callable[[], bool]) -> bool:
@@ -33,6 +35,7 @@ class Candidate:
         if not self._items.reach(tick.tick, stop=stop):
             return False
         learn_tick(self._state, tick.tick, tick.examples)
+        self._forecast = self._forecast.plus(self._state.forecast)
         return True
 
     def save(self, store: ParamStore) -> None:
@@ -40,8 +43,8 @@ class Candidate:
 
         Raises RetryableError when the disk refuses.
         """
-        if bad := self._state.not_finite():
-            mark_failed(store, self.due, f"not finite: {', '.join(bad[:4])}")
+        if bad := self._state.unfit(self._forecast):
+            mark_failed(store, self.due, bad)
             return
         for slot in self._state.slots.values():
             slot.advance(self.due)  # what is gone by then is not in it

@@ -14,11 +14,14 @@ from infra.eventlog import EventLog
 from stream.retry import Retrier
 
 TOPIC = "control"
-Kind = Literal["bootstrap", "open-generation", "skip-generation"]
+Kind = Literal["bootstrap", "open-generation", "skip-generation", "hold"]
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """What was decided, and the tick at whose end it takes effect. Unknown fields are ignored."""
+    """What was decided, and the tick at whose end it takes effect. Unknown fields are ignored.
+
+    A hold takes effect with its tick: from it on no row learns, until the next generation opens.
+    """
 
     v: int = 1
     kind: Kind
@@ -60,6 +63,14 @@ class ControlLog:
         """What was decided about a candidate that is due at `tick`."""
         opened = self._decisions.get(("open-generation", tick))
         return opened or self._decisions.get(("skip-generation", tick))
+
+    def holds(self) -> list[Decision]:
+        """Every hold, in the order of ticks."""
+        return [d for (kind, _), d in sorted(self._decisions.items()) if kind == "hold"]
+
+    def held(self, generation: int, tick: int) -> Decision | None:
+        """What holds a generation in `tick`, if something does."""
+        return next((d for d in self.holds() if d.generation == generation and d.tick <= tick), None)
 
     def decide(self, decision: Decision, *, timestamp_ms: int) -> Decision:
         """Write a decision durably, or return the one that was taken before.

@@ -4,8 +4,10 @@ For each tick that closed, in this order:
 1. generations that are due before it are opened (`trainer.promotion`);
 2. items that count in it are in the catalogue;
 3. rows that expired in the empty ticks before it are buried, each in the version of its tick;
-4. it is learned (`trainer.online`), or only counted while there is no generation;
+4. it is learned (`trainer.online`), or only counted while there is no generation or learning is held;
 5. its delta is published; a stretch of empty ticks is noted as progress.
+A delta that is not fit to be served (`trainer.guard`) is not published: a decision in `control` holds learning from its
+tick on, the state is read back as a restart would read it, and the tick is taken again with its rows held.
 A flush makes what was published durable, one fsync for up to FLUSH_TICKS ticks while catching up and one for each tick
 when there is nothing more to read. Only after it may retention pass the examples. A restart takes the newest state
 snapshot, applies the deltas after it, does again what may be missing after the last of them (a generation that was
@@ -13,6 +15,7 @@ decided and not opened, the note of the end), and reads on from its positions; b
 and what it derives again is not published twice. Told to stop while it waits for a candidate, it leaves the tick.
 """
 
+import sys
 import time
 from dataclasses import asdict
 from typing import Any
@@ -31,6 +34,7 @@ from stream.outcomes import left_out
 from stream.retry import Retrier
 from stream.ticks_in import NOTHING_CLOSED, ExampleTicks, TickExamples
 from trainer.control import ControlLog, Decision
+from trainer.guard import unfit
 from trainer.items import ItemsFollower
 from trainer.online import learn_tick
 from trainer.promotion import Promotion
@@ -61,7 +65,6 @@ class TrainLoop:
         self._table_metrics = TableMetrics(process.metrics)
         Schedule.of(0, self._config, self._timeline)  # refuses what makes no chain before anything is read
         self._schedule: Schedule | None = None
-        self._items_offset = 0
         self._seen = BEFORE  # the newest tick handled, published or not
         self._positions = self._ticks.positions()  # of `examples`, after it
         self._unflushed = 0
@@ -98,7 +101,8 @@ class TrainLoop:
             return
         self._let_expire(tick.tick - bool(len(tick.examples)), closed_wall_ms)
         if len(tick.examples):
-            self._learn(tick, closed_wall_ms)
+            if not self._learn(tick, closed_wall_ms):
+                return
             self._process.metrics.observe("ouzel_tick_seconds", time.perf_counter() - started)
         self._seen, self._positions = tick.tick, tick.positions
         if not self._promote(tick, tick.tick):
@@ -120,11 +124,18 @@ class TrainLoop:
             delta = learn_tick(self._state, quiet, EMPTY)
             self._publish(quiet, delta, self._where(quiet, self._positions), closed_wall_ms)
 
-    def _learn(self, tick: TickExamples, closed_wall_ms: int) -> None:
+    def _learn(self, tick: TickExamples, closed_wall_ms: int) -> bool:
+        """Learn and publish a tick; False where it is not fit, and is to be taken again."""
         if self._schedule is None:
             self._begin(int(tick.examples.shown_ms[0]) // self._timeline.tick_ms)
         started = time.perf_counter()
-        delta = learn_tick(self._state, tick.tick, tick.examples)
+        hold = self._control.held(self._state.generation, tick.tick)
+        delta = learn_tick(self._state, tick.tick, tick.examples, held=hold is not None)
+        bad = "" if hold else unfit(delta, self._state.forecast, self._config.train)
+        if bad:
+            self._hold(tick.tick, bad)
+            return False
+        self._process.metrics.set("ouzel_held", float(hold is not None))
         self._process.spent("learn", time.perf_counter() - started)
         self.learned["ticks"] += 1
         self.learned["impressions"] += len(tick.examples)
@@ -134,6 +145,24 @@ class TrainLoop:
         self._process.metrics.add("ouzel_train_left_out_total", left_out(tick.examples, self._config.train))
         if self._state.generation >= 0:
             self._publish(tick.tick, delta, self._where(tick.tick, tick.positions), closed_wall_ms)
+        return True
+
+    def _hold(self, tick: int, reason: str) -> None:
+        """Learning is held from `tick` on; the state is again what was published before it."""
+        self._flush_before_wait()
+        hold = Decision(kind="hold", tick=tick, generation=self._state.generation, reason=reason)
+        self._control.decide(hold, timestamp_ms=self._timeline.end_ms(tick))
+        print(
+            f"tick {tick}: not fit to be served: {reason}. Learning is held: rows stay as they were until the next "
+            "generation opens; lower the slot's lr, or look at what was posted in that tick",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+        self._process.progress(force=True, state="held", held=reason)
+        self._state, self._schedule = ModelState(self._config), None
+        self._seen = self._last_snapshot = self._opened = BEFORE
+        self._unflushed = 0
+        self._recover()
+        self._items = ItemsFollower(self._log, self._state.catalogue, self._timeline, wire=self._config.wire)
 
     def _publish(self, tick: int, delta: Tensors, where: dict[str, Any], closed_wall_ms: int) -> None:
         if not delta or tick <= self._publisher.chain.through:
@@ -326,10 +355,13 @@ class TrainLoop:
 
     def _show(self, tick: TickExamples) -> None:
         metrics = self._process.metrics
+        hold = self._control.held(self._state.generation, tick.tick)
+        state = "counting" if self._state.generation < 0 else "learning" if hold is None else "held"
         metrics.set("ouzel_tick", tick.tick)
         metrics.set("ouzel_event_time_seconds", self._timeline.end_ms(tick.tick) / 1000)
         self._process.progress(
-            state="learning" if self._state.generation >= 0 else "counting",
+            state=state,
+            held="" if hold is None else hold.reason,
             event_time_ms=self._timeline.end_ms(tick.tick),
             generation=self._state.generation,
             versions=self.learned["versions"],
@@ -347,6 +379,7 @@ class TrainLoop:
             table_rows={name: len(table) for name, table in self._state.tables.items()},
             table_keys={name: asdict(table.counts) for name, table in self._state.tables.items()},
             counter_rows=len(self._state.counters.newest.item),
+            holds=[f"tick {hold.tick}, generation {hold.generation}: {hold.reason}" for hold in self._control.holds()],
             ended=self.ended,
         )
 

@@ -3,8 +3,8 @@
     nightly-<M>     rows, net, moments, counters as of M - 1; its positions are those of `examples` before M
 
 It hangs on the archive, `items` and its own last snapshot, never on the online tables, so nothing that the trainer
-decides can change it. A night that holds NaN or Inf is refused: its candidate is marked as failed, and the chain goes
-on from the night before, with the counters of this one.
+decides can change it. A night that is not fit (`trainer.guard`) is refused: its candidate is marked as failed, and the
+chain goes on from the night before, with the counters of this one.
 """
 
 import time
@@ -86,7 +86,7 @@ class NightlyChain:
         before = [name for name in names if name < nightly_name(self.cut)]
         if not before:
             raise CorruptStateError(
-                f"the bootstrap holds NaN or Inf ({reason}), and there is no generation before it; lower "
+                f"the bootstrap is not fit to be served ({reason}), and there is no generation before it; lower "
                 "train.dense_lr or the slot's retrain_lr in a new run, or remove the bad input"
             )
         tensors = self._store.read_snapshot(before[-1]).tensors

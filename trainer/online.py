@@ -26,6 +26,7 @@ from stream.features.batch import SLOTS, Batch, build_batch
 from stream.features.blocks import gather_blocks, scatter_gradients
 from stream.outcomes import with_outcomes
 from stream.sampling import Sampling
+from trainer.guard import Forecast
 from trainer.slots import Rows, Slot
 from trainer.state import ModelState, Tensors
 from trainer.stepper import Floats
@@ -35,21 +36,22 @@ Touched = dict[str, list[Keys]]
 NO_KEYS = np.empty(0, np.int64)
 
 
-def learn_tick(state: ModelState, tick: int, examples: ExampleColumns) -> Tensors:
+def learn_tick(state: ModelState, tick: int, examples: ExampleColumns, *, held: bool = False) -> Tensors:
     """Learn the examples that close in `tick` and advance the state to it; the delta's tensors, none if empty.
 
     A tick without examples only lets rows expire. Before the first generation ticks are counted and nothing is
-    learned. Raises ValueError for a tick that is not
-    later than the state's.
+    learned. `held`: no row learns; the rest is as always. Raises ValueError for a tick that is not later than the
+    state's.
     """
     if tick <= state.tick:
         raise ValueError(f"the state is at tick {state.tick} and cannot learn tick {tick}")
     delta: Tensors = {}
     examples = with_outcomes(examples, state.train)
+    state.forecast = Forecast()
     if state.generation >= 0:
         for slot in state.slots.values():
             slot.advance(tick)
-        touched = _learn_examples(state, tick, examples) if len(examples) else {}
+        touched = _learn_examples(state, tick, examples) if len(examples) and not held else {}
         delta |= changes(state, touched)
     if len(examples):
         values = (examples.items.values, examples.labels.values)
@@ -102,6 +104,7 @@ def learn_batch(state: ModelState, batch: Batch, tick: int) -> list[str]:
         label=batch.label,
         weight=np.ones(batch.n_rows, np.float32),
     )
+    state.forecast.add(out.f + offset, batch.label)
     grads = scatter_gradients(batch, out.d_user, out.d_item, out.d_row, learning)
     for slot in learning:
         state.refused[slot] += state.slots[slot].learn(rows[slot], grads[slot], options[slot].lr)

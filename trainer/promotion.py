@@ -1,8 +1,9 @@
 """Whether and when a candidate opens a generation: decided once, written to `control`, obeyed ever after.
 
 A replay waits for the candidate at any speed. Live, the trainer waits PATIENCE_S of wall time; then the decision is to
-skip, and the served generation goes on. A candidate is promoted when it is whole and finite; the retrain says of one
-that is not why it failed, and it is skipped. The first generation cannot be: without one there is nothing to serve.
+skip, and the served generation goes on. A candidate is promoted when it is whole and fit (`trainer.guard`); the
+retrain says of one that is not why it failed, and it is skipped. The first generation cannot be: without one there is
+nothing to serve.
 """
 
 import time

@@ -14,6 +14,7 @@ from infra.process import Process
 from stream.retry import Retrier
 from stream.ticks_in import ExampleTicks, TickExamples
 from trainer.candidate import Candidate
+from trainer.guard import Forecast
 from trainer.nightly import NightlyChain
 from trainer.schedule import Schedule
 
@@ -72,10 +73,10 @@ class RetrainLoop:
         if not self._chain.retrain(cut, schedule, self._stopping):
             return False
         self._process.metrics.set("ouzel_retrain_seconds", self._chain.took_s)
-        bad = self._chain.state.not_finite()
+        bad = self._chain.state.unfit(Forecast())
         if bad:
-            self._process.metrics.add("ouzel_retrains_total", outcome="not_finite")
-            self._chain.refuse(f"not finite: {', '.join(bad[:4])}", schedule)
+            self._process.metrics.add("ouzel_retrains_total", outcome="unfit")
+            self._chain.refuse(bad, schedule)
         else:
             self._process.metrics.add("ouzel_retrains_total", outcome="finished")
         self._chain.save(self._before, schedule)

@@ -21,6 +21,7 @@ from infra.embedding import Table
 from stream.features.batch import SLOTS
 from stream.features.catalogue import Catalogue, ItemRows
 from stream.features.counters import CounterDelta, LaggedCounters
+from trainer.guard import Forecast, unfit
 from trainer.slots import Slot
 from trainer.stepper import Floats, StepNet
 
@@ -46,6 +47,7 @@ class ModelState:
         self.generation = -1  # -1: none yet, ticks are only counted
         self.tick = BEFORE
         self.refused = dict.fromkeys(SLOTS, 0)  # gradients of rows that were not finite, since this process began
+        self.forecast = Forecast()  # of the tick learned last
         self._net: StepNet | None = None
 
     @property
@@ -130,18 +132,15 @@ class ModelState:
         twin.__dict__.update(self.__dict__)
         twin.slots = {name: slot.copy() for name, slot in self.slots.items()}
         twin.counters, twin.catalogue = self.counters.copy(), self.catalogue.copy()
-        twin.refused = dict(self.refused)
+        twin.refused, twin.forecast = dict(self.refused), Forecast()
         twin.dense, twin.graphs, twin._net = dict(self.dense), dict(self.graphs), None
         return twin
 
-    def not_finite(self) -> list[str]:
-        """Names of the weights and slots that hold NaN or Inf."""
-        bad = [f"dense/{name}" for name, weight in self.dense.items() if not np.isfinite(weight).all()]
-        for slot, table in self.tables.items():
-            rows = table.export()
-            if not (np.isfinite(rows.values).all() and np.isfinite(rows.state).all()):
-                bad.append(f"slot/{slot}")
-        return bad
+    def unfit(self, forecast: Forecast) -> str:
+        """Why rows and net must not be served, "" where they may; `forecast`: of what was predicted with them."""
+        net = {f"dense/{name}": weight for name, weight in self.dense.items()}
+        rows = {n: t for slot in self.slots.values() for n, t in slot.export().items() if n.startswith("slot/")}
+        return unfit(net | rows, forecast, self.train)
 
 
 def _dense(tensors: Mapping[str, NDArray[Any]]) -> dict[str, Floats]:

@@ -8,6 +8,7 @@ from stream.examples import EMPTY
 from stream.features.batch import SLOTS
 from tests.trainer.small_model import FIRST, config, day, examples, items
 from trainer.export import export_graphs
+from trainer.guard import Forecast
 from trainer.online import learn_tick
 from trainer.retrain import retrain_day, shape_of
 from trainer.state import ModelState
@@ -139,8 +140,9 @@ def test_retrain_from_a_restored_snapshot_equals_one_without_a_restart(graphs, t
 
 
 def test_state_with_nan_or_inf_names_what_holds_it(trained):
-    assert trained.not_finite() == []
-    trained.dense["bias"] = np.array([np.nan], np.float32)
+    assert trained.unfit(Forecast()) == ""
     rows = trained.tables["item"].export()
     trained.tables["item"].put(rows.keys[:1], np.full((1, 4), np.inf), rows.state[:1], rows.last_seen[:1])
-    assert trained.not_finite() == ["dense/bias", "slot/item"]
+    assert trained.unfit(Forecast()) == "slot/item/values holds NaN or Inf"
+    trained.dense["bias"] = np.array([np.nan], np.float32)
+    assert trained.unfit(Forecast()) == "dense/bias holds NaN or Inf"

@@ -121,7 +121,7 @@ def test_a_night_of_nan_is_refused_and_the_chain_goes_on_from_the_night_before(t
     with stand_ins(lambda *a, **kw: (make_nan if kw["day"] == MIDNIGHT else learn_night)(*a, **kw)):
         world.retrain()
         nights = world.nights()
-        assert nights[f".failed-{MIDNIGHT + H:010d}"] == "not finite: dense/w"
+        assert nights[f".failed-{MIDNIGHT + H:010d}"] == "dense/w holds NaN or Inf"
         assert candidate_name(MIDNIGHT + H) not in nights
         assert nightly_name(MIDNIGHT) in nights
         world.retrain()
