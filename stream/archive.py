@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from infra import checked, temporary
 from infra.errors import CorruptStateError, RetryableError
+from infra.paramstore.files import durable_folder, fsync_folder
 from infra.ticks import DAY_S
 from stream.columns import I64
 from stream.examples import EMPTY, EXAMPLE_CODEC, ExampleColumns
@@ -250,17 +251,13 @@ def write_file(path: Path, data: Any) -> None:
     """Temporary name, fsync, rename, fsync of the folder. Raises RetryableError where the disk refuses."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        durable_folder(path.parent)
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        fsync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise RetryableError(

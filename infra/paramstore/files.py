@@ -1,6 +1,7 @@
 """Small durable files: written beside, fsynced, renamed, and the folder fsynced. Whole or absent, never torn."""
 
 import contextlib
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,6 +18,14 @@ def fsync_folder(path: Path) -> None:
         os.close(fd)
 
 
+def durable_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing, so that a power loss leaves their names."""
+    missing = list(itertools.takewhile(lambda folder: not folder.exists(), (path, *path.parents)))
+    path.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        fsync_folder(made.parent)
+
+
 def write_durably(path: Path, data: bytes) -> None:
     """Write a file and fsync it; its folder is the caller's."""
     with open(path, "wb") as file:
@@ -27,9 +36,9 @@ def write_durably(path: Path, data: bytes) -> None:
 
 def replace_durably(path: Path, data: bytes) -> None:
     """Replace a small file in one step: readers see the old or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     with retryable(f"{path} was not written"):
+        durable_folder(path.parent)
         try:
             write_durably(fresh, data)
             os.replace(fresh, path)
@@ -41,9 +50,9 @@ def replace_durably(path: Path, data: bytes) -> None:
 @contextlib.contextmanager
 def whole_folder(final: Path) -> Iterator[Path]:
     """A temporary folder that becomes `final` when the block ends, and vanishes when it raises."""
-    final.parent.mkdir(parents=True, exist_ok=True)
     draft = final.with_name(f".{final.name}.{os.getpid()}")
     with retryable(f"{final} was not written; what was there stays"):
+        durable_folder(final.parent)
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()
         try:

@@ -155,6 +155,10 @@ def test_any_schedule_leaves_the_reader_at_a_true_version(n: int, seed: int) -> 
     assert run(Reader(), n, seed) is None, f"n={n} seed={seed}"
 
 
+def test_the_schedules_that_catch_a_wrong_reader_leave_the_right_one_at_a_true_version() -> None:
+    assert {seed: said for seed in range(60) if (said := run(Reader(), 8, seed)) is not None} == {}
+
+
 @pytest.mark.parametrize("wrong", [AppliesGaps, AppliesRepeats, ForgetsTombstones, FirstWriterWins, SkipsTheDigest])
 def test_a_wrong_reader_is_caught(wrong: type[Reader]) -> None:
     assert any(run(wrong(), 8, seed) is not None for seed in range(60)), wrong.__name__

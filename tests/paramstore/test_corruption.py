@@ -2,17 +2,24 @@
 
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from infra.config import LogConfig
 from infra.errors import CorruptStateError
+from infra.eventlog import EventLog, Record, create_topics, open_log
 from infra.paramstore.snapshots import SnapshotMeta, SnapshotStore
+from infra.paramstore.store import ParamStore
 from infra.paramstore.tensors import decode_tensors, encode_tensors
 from infra.paramstore.version import VersionMeta, decode_meta, encode_meta
+
+from .conftest import ToyTrainer, delta_of, whole_state
 
 TENSORS = {
     "slot/item/keys": np.array([3, 1, 2], dtype=np.int64),
@@ -138,3 +145,52 @@ def test_a_newer_header_field_is_ignored_and_a_newer_rule_is_refused() -> None:
         decode_meta(msgspec.msgpack.encode(fields | {"v": 2}))
     del fields["fingerprint"]  # an older writer's
     assert decode_meta(msgspec.msgpack.encode(fields)).fingerprint == ""
+
+
+def copied(log: EventLog, folder: Path, change: Callable[[int, Record], bytes]) -> ParamStore:
+    """The same versions in another log, each value as `change` (index, record) makes it; every frame is sound."""
+    other = open_log(folder / "log", LogConfig())
+    create_topics(other, 2)
+    writer = other.writer("versions")
+    for record in log.read("versions", 0, 0, 100):
+        writer.append(0, change(record.offset, record), timestamp_ms=record.timestamp_ms, meta=record.meta)
+    writer.close()
+    return ParamStore(folder, other)
+
+
+def test_a_version_whose_content_is_not_that_of_its_digest_is_refused(
+    tmp_path: Path, log: EventLog, trainer: ToyTrainer
+) -> None:
+    trainer.open(0, 10)
+    for tick in range(11, 16):
+        trainer.delta(tick)
+    trainer.flush()
+    forged = encode_tensors(delta_of(99))
+    for at in range(6):
+        store = copied(log, tmp_path / f"copy-{at}", lambda i, r, at=at: forged if i == at else bytes(r.value))  # type: ignore[misc]
+        with pytest.raises(CorruptStateError, match=rf"version 0\.{10 + at}: content has digest .* not served"):
+            list(store.deltas(None))
+        store.log.close()
+    whole = copied(log, tmp_path / "whole", lambda i, r: bytes(r.value))
+    assert len(list(whole.deltas(None))) == 6
+    whole.log.close()
+
+
+def test_a_generation_does_not_open_from_another_snapshot_of_its_name(store: ParamStore, trainer: ToyTrainer) -> None:
+    trainer.open(0, 10)
+    trainer.flush()
+    shutil.rmtree(store.snapshots.path("generation-0000"))
+    store.write_snapshot("generation-0000", whole_state(7), kind="generation", generation=0, tick=10)
+    with pytest.raises(CorruptStateError, match=r"not the one that version 0\.10 opened with"):
+        store.state()
+
+
+def test_an_alias_that_names_another_version_is_refused(store: ParamStore, trainer: ToyTrainer) -> None:
+    trainer.open(0, 10)
+    trainer.delta(11)
+    trainer.flush()
+    mark = store.aliases.get("generation")
+    assert mark is not None
+    store.aliases.set("generation", msgspec.structs.replace(mark, offset=mark.offset + 1))
+    with pytest.raises(CorruptStateError, match="delete the alias file"):
+        store.base()
