@@ -158,6 +158,12 @@ class JoinConfig(Section, frozen=True):
     bytes_per_record: int = 4 << 20
     # How long a closed impression is remembered so that a late engagement is told from an orphan, s of event time.
     late_s: int = 3_600
+    # Impressions of one user that are learned of those that close in a tick, and of these such as show the same item;
+    # what is beyond is dropped and counted (`over_user_cap`, `over_item_cap`). 0: no limit. A person sees a page a
+    # second at most, and the same items a few times a minute; lower leaves a client that posts by machine less weight.
+    # Where all visitors share one user id, raise both, or give each visitor an id.
+    user_impressions: int = 60
+    user_item_impressions: int = 10
     # Archive: one Parquet file for this many hours of close ticks and a partition.
     archive_hours: int = 1
 

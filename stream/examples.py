@@ -33,6 +33,8 @@ class DropReason(StrEnum):
     DUPLICATE_ENGAGEMENT = "duplicate_engagement"
     UNKNOWN_ITEM = "unknown_item"
     MALFORMED = "malformed"
+    OVER_USER_CAP = "over_user_cap"
+    OVER_ITEM_CAP = "over_item_cap"
 
 
 class ExampleMeta(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,8 @@ DROP_MEANING = {
     "duplicate_engagement": "the same engagement was there before",
     "unknown_item": "an engagement with an item that was not shown",
     "malformed": "a record that could not be used; kept in dead-letters",
+    "over_user_cap": "one user had more impressions in a tick than are learned (join.user_impressions)",
+    "over_item_cap": "one user was shown an item more often in a tick than is learned (join.user_item_impressions)",
 }
 
 # Why a row of a file, or an event of a producer, is a dead letter.

@@ -23,6 +23,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from infra.config import Config
 from infra.errors import CorruptStateError
@@ -31,6 +32,7 @@ from stream.columns import I64
 from stream.events import EventColumns
 from stream.examples import EMPTY, MARKER_OFFSET, DropReason, ExampleColumns, ExampleMeta
 from stream.join import kernels as k
+from stream.join.caps import NO_CAPS, Caps, beyond
 from stream.join.state import JoinState
 
 FIXED_BYTES = 64  # of an impression, beside its lists: five 8-byte columns, one of 4, three list offsets of 4, and room
@@ -53,12 +55,14 @@ class JoinSettings:
     late_ms: int
     impressions_per_record: int
     bytes_per_record: int = 1 << 40
+    caps: Caps = NO_CAPS
 
     @classmethod
     def of(cls, config: Config) -> "JoinSettings":
         """From the configuration. Raises ConfigError where attribution is no whole number of ticks."""
         join = config.join
-        return cls(config.time.build(), join.late_s * 1000, join.impressions_per_record, join.bytes_per_record)
+        caps = Caps(join.user_impressions, join.user_item_impressions)
+        return cls(config.time.build(), join.late_s * 1000, join.impressions_per_record, join.bytes_per_record, caps)
 
     def timing(self) -> I64:
         """As the kernels take it."""
@@ -229,15 +233,22 @@ class PartitionJoiner:
         if self._closed_now():
             self._mark(offset, row)
         low = self._low()
-        cuts = self._cuts(*self._state.due(closed), closed)
+        ticks, due = self._state.due(closed)
+        over = beyond(ticks, due, self.settings.caps)
+        kept = ~(over[0] | over[1])
+        cuts = self._cuts(ticks[kept], due if kept.all() else due.take(np.flatnonzero(kept)), closed)
         self._state.drop_closed(closed)
-        outputs = []
+        outputs, counted = [], k.NO_WATERMARK
         for at, (tick, complete, examples) in enumerate(cuts):
             key = (tick, MARKER_OFFSET, -1)
             if len(examples):
                 key = (tick, int(examples.offset[-1]), int(examples.row[-1]))
+            mine, counted = (ticks > counted) & (ticks <= tick), tick if complete else counted
             if written is not None and key <= written:
                 continue
+            if complete:  # so a restart in the middle of a tick counts what the caps dropped of it once
+                for reason, dropped in zip((k.C_OVER_USER_CAP, k.C_OVER_ITEM_CAP), over, strict=True):
+                    self._state.counts[reason] += _events_in(due, mine & dropped)
             self._state.counts[k.C_JOINED_IMPRESSIONS] += len(examples)
             self._state.counts[k.C_JOINED_ENGAGEMENTS] += int(np.bitwise_count(examples.labels.values).sum())
             meta = ExampleMeta(
@@ -290,3 +301,9 @@ class PartitionJoiner:
             before = self._marks[at].before_ms
         del self._marks[:at]
         return self._marks[0]
+
+
+def _events_in(examples: ExampleColumns, these: NDArray[np.bool_]) -> int:
+    """Events in these of n impressions: themselves, and the engagements that joined them."""
+    engaged = np.bitwise_count(examples.labels.values[np.repeat(these, examples.labels.lengths)])
+    return int(these.sum()) + int(engaged.sum())
