@@ -56,9 +56,12 @@ def test_the_decision_is_taken_once_recorded_and_said(tmp_path: Path) -> None:
     assert "train.bootstrap_hours is" in text
     prepare(folder, made, [log], was)
     assert folder.load_config().train == made.train != asked.train
-    with open(log / "behaviors.tsv", "a") as file:
-        file.write("900\tu1\t03/09/2024 6:00:00 AM\ta\ta-0 b-1\n")
+    whole = (log / "behaviors.tsv").read_bytes()
+    (log / "behaviors.tsv").write_bytes(whole + b"900\tu1\t03/09/2024 6:00:00 AM\ta\ta-0 b-1\n")
     assert fit(folder, asked, [log], console) == (made, was)  # the same command, whatever became of the file
+    with pytest.raises(ConfigError, match="bytes were appended since the run began"):
+        prepare(folder, made, [log], was)
+    (log / "behaviors.tsv").write_bytes(whole)
     prepare(folder, made, [log], was)
     other = load_config(env={}, overrides=["train.bootstrap_hours=2"])
     with pytest.raises(ConfigError, match=r"train\.bootstrap_hours"):
