@@ -1,7 +1,7 @@
 """The HTTP API: rank, post events, health, readiness, metrics.
 
     POST /v1/rank     {"user", "items", "history"?}  -> items in order with scores, version, age
-    POST /v1/events   {"events": [impression | engagement, …]}  -> accepted when durable
+    POST /v1/events   {"events": [impression | engagement, …]}  -> what becomes of each; durable when answered
     GET  /healthz     the process is alive     GET /readyz   200, or 503 and why     GET /metrics   Prometheus text
 
 A refusal is JSON: {"error": {"path": "$.items[3]", "message": …}}. Ranking takes well under a millisecond, so it runs
@@ -31,7 +31,8 @@ from infra.errors import ConfigError, RetryableError
 from infra.metrics import Metrics
 from infra.ticks import Timeline
 from serving.clock import EventClock
-from serving.feedback import Feedback
+from serving.fates import Expected, explain
+from serving.feedback import Feedback, Receipt
 from serving.follower import Follower
 from serving.requests import BadRequestError, parse_events, parse_rank
 from serving.scorer import Scorer
@@ -126,7 +127,23 @@ class _Events:
             receipt = await asyncio.wrap_future(self._s.feedback.submit(posts))
         except RetryableError as error:
             return _unavailable(str(error), after_s=error.after_s)
-        return _json({"accepted": receipt.accepted, "time_ms": receipt.ingested_ms})
+        return _json(_told(receipt, self._s.timeline.skew_ms))
+
+
+def _told(receipt: Receipt, skew_ms: int) -> dict[str, object]:
+    """The answer to a post: how many events are accepted, unknown and certain to be dropped, and which."""
+    events: list[dict[str, str]] = []
+    for fate, time_ms in zip(receipt.fates, receipt.times_ms, strict=True):
+        message = explain(fate, time_ms, receipt.ingested_ms, skew_ms)
+        events.append({"outcome": fate.value} | ({"message": message} if message else {}))
+    accepted, unknown = receipt.fates.count(Expected.ACCEPTED), receipt.fates.count(Expected.UNKNOWN)
+    return {
+        "accepted": accepted,
+        "unknown": unknown,
+        "dropped": len(events) - accepted - unknown,
+        "time_ms": receipt.ingested_ms,
+        "events": events,
+    }
 
 
 class _Ready:

@@ -102,6 +102,7 @@ def _clock(folder: RunFolder, log: "EventLog", mode: str, speed: float) -> "Even
 def _services(process: Process, log: "EventLog", clock: "EventClock") -> "Services":
     from infra.paramstore.store import ParamStore
     from serving.api import Services
+    from serving.fates import Fates
     from serving.feedback import Feedback
     from serving.follower import Follower
     from serving.replica import Replica
@@ -115,7 +116,7 @@ def _services(process: Process, log: "EventLog", clock: "EventClock") -> "Servic
     return Services(
         follower=follower,
         scorer=scorer,
-        feedback=Feedback(log, timeline, clock),
+        feedback=Feedback(log, timeline, clock, Fates(timeline, config.join.late_s * 1000)),
         clock=clock,
         timeline=timeline,
         metrics=process.metrics,

@@ -17,6 +17,7 @@ from infra.errors import RetryableError
 from infra.eventlog import EventLog
 from infra.ticks import Timeline
 from serving.clock import EventClock
+from serving.fates import Fate, Fates
 from serving.requests import PostedEvents, columns_by_partition
 from stream.events import RecordMeta, encode_events, encode_items, encode_meta, heartbeats, item_heartbeats
 
@@ -27,17 +28,19 @@ META = encode_meta(RecordMeta())
 
 
 class Receipt(NamedTuple):
-    """What a post became."""
+    """What a post became: `fates` says of each event, in order, what is known of it."""
 
-    accepted: int
+    fates: list[Fate]
+    times_ms: list[int]  # of the events
     ingested_ms: int
 
 
 class Feedback:
     """`start()`, `submit(posts)`, `stop()`."""
 
-    def __init__(self, log: EventLog, timeline: Timeline, clock: EventClock) -> None:
+    def __init__(self, log: EventLog, timeline: Timeline, clock: EventClock, fates: Fates | None = None) -> None:
         self._timeline, self._clock = timeline, clock
+        self._fates = fates or Fates(timeline)
         self._partitions = log.partitions("events")
         self._events, self._items = log.writer("events"), log.writer("items")
         self._posts: queue.Queue[tuple[PostedEvents, Future[Receipt]]] = queue.Queue(MAX_WAITING)
@@ -107,7 +110,9 @@ class Feedback:
                 done.set_exception(error)
             return
         for posts, done in taken:
-            done.set_result(Receipt(len(posts), now_ms))
+            rows = posts.rows_at(now_ms)
+            fates = self._fates.of(rows, posts.homes(self._partitions), now_ms)
+            done.set_result(Receipt(fates, rows.time_ms.tolist(), now_ms))
 
     def _beat(self) -> None:
         """A heartbeat at (t + 1)·T + bound for the newest tick t whose time has come."""
@@ -130,6 +135,7 @@ class Feedback:
         except RetryableError:
             return  # buffered, or tried again at the next look: a heartbeat twice is a heartbeat
         self._heartbeat_tick = tick
+        self._fates.heartbeat(due_ms)
         self.heartbeats += 1
 
     def _refuse_waiting(self) -> None:

@@ -80,10 +80,17 @@ class PostedEvents:
 
     def stamped(self, partitions: int, now_ms: int) -> dict[int, EventColumns]:
         """The rows of each partition, in posting order, ingested now."""
-        now = np.full(len(self), now_ms, dtype=np.int64)
-        rows = replace(self._rows, ingested_ms=now, time_ms=np.where(self._timed, self._rows.time_ms, now))
-        homes = np.array([partition_of(user, partitions) for user in self._users], dtype=np.int64)
+        rows, homes = self.rows_at(now_ms), self.homes(partitions)
         return {int(p): rows.take(np.flatnonzero(homes == p)) for p in np.unique(homes)}
+
+    def rows_at(self, now_ms: int) -> EventColumns:
+        """The rows in posting order, ingested now."""
+        now = np.full(len(self), now_ms, dtype=np.int64)
+        return replace(self._rows, ingested_ms=now, time_ms=np.where(self._timed, self._rows.time_ms, now))
+
+    def homes(self, partitions: int) -> NDArray[np.int64]:
+        """The partition of each event (n,): its user's."""
+        return np.array([partition_of(user, partitions) for user in self._users], dtype=np.int64)
 
 
 T = TypeVar("T")

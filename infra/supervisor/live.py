@@ -6,6 +6,7 @@ started again, it goes on where it was.
 
 import io
 import json
+import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -118,13 +119,14 @@ def what_to_ask(address: str, sample: Sample, config: Config, speed: float) -> s
     ticks = config.time.build()
     wait_s = (ticks.attribution_ticks + ticks.publish_ticks + 1) * ticks.tick_ms / 1000 / speed
     items, clicked = json.dumps(sample.items), sample.items[-1]
+    shown = f"mine-{secrets.token_hex(4)}"  # an impression of an id that is there already would be dropped
     return f"""
 Ask, from another terminal:
   curl -s {address}/readyz
   curl -s {address}/v1/rank --json '{{"user": "{sample.user}", "items": {items}}}'
 Say what was shown and clicked; {wait_s:.0f} s later ask again, and the score of {clicked} has risen:
   curl -s {address}/v1/events --json '{{"events": [
-    {{"type": "impression", "id": "mine-1", "user": "{sample.user}", "items": {items}}},
-    {{"type": "engagement", "impression": "mine-1", "user": "{sample.user}", "item": "{clicked}", "kind": "click"}}]}}'
+    {{"type": "impression", "id": "{shown}", "user": "{sample.user}", "items": {items}}},
+    {{"type": "engagement", "impression": "{shown}", "user": "{sample.user}", "item": "{clicked}", "kind": "click"}}]}}'
 Ctrl-C stops everything; the same command goes on.
 """

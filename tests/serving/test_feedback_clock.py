@@ -9,6 +9,7 @@ import pytest
 from infra.errors import RetryableError
 from infra.hashing import hash64, partition_of
 from serving.clock import ClockMode, EventClock, replay_ended
+from serving.fates import Expected
 from serving.feedback import Feedback
 from serving.requests import parse_events
 from stream.events import (
@@ -148,7 +149,7 @@ def test_posts_are_stamped_keyed_and_durable_when_answered(log, config):
     feedback = Feedback(log, config.time.build(), EventClock(log))
     feedback.start()
     receipt = feedback.submit(post(config, SHOW, CLICK)).result(timeout=10)
-    assert receipt == (2, T0)
+    assert (receipt.fates, receipt.ingested_ms) == ([Expected.ACCEPTED] * 2, T0)
     ((partition, rows, record),) = [e for e in all_events(log) if decode_meta(e[2].meta).source == LIVE]
     assert partition == partition_of("U1", log.partitions("events"))
     assert rows.kind.tolist() == [EventKind.IMPRESSION, EventKind.ENGAGEMENT]
@@ -192,7 +193,7 @@ def test_a_full_disk_refuses_the_post_and_the_next_one_passes(log, config, monke
         feedback.start()
         with pytest.raises(RetryableError, match="no space"):
             feedback.submit(post(config, SHOW)).result(timeout=10)
-    assert feedback.submit(post(config, CLICK)).result(timeout=10).accepted == 1
+    assert feedback.submit(post(config, CLICK)).result(timeout=10).fates == [Expected.UNKNOWN]
     feedback.stop()
 
 
@@ -205,7 +206,7 @@ def test_a_full_queue_and_a_stopped_thread_are_said(log, config):
         feedback.submit(posts)
     futures[7].cancel()  # a client that went away
     feedback.start()
-    assert all(f.result(timeout=10).accepted == 1 for i, f in enumerate(futures) if i != 7)
+    assert all(len(f.result(timeout=10).fates) == 1 for i, f in enumerate(futures) if i != 7)
     feedback.stop()
     with pytest.raises(RetryableError, match="not taken"):
         feedback.submit(posts)
