@@ -17,6 +17,10 @@ HEAD = """# Configuration
 One TOML file: defaults < file (`--config FILE`) < environment (`OUZEL_TIME__TICK_S=10`) < flags (`--set
 time.tick_s=10`).
 An unknown key is refused with its path and the nearest name. A run folder keeps the configuration it was started with.
+
+`NUMBA_CACHE_DIR` says where compiled kernels are kept (some 100 files, 10 MB). Without it they lie beside the source;
+where that cannot be written, in `ouzel/kernels` of the user's cache (`XDG_CACHE_HOME`, `~/.cache`), and without a
+writable home in the temporary folder, which is said.
 """
 
 

@@ -44,6 +44,12 @@ METRICS: tuple[Metric, ...] = (
         "ouzel_log_waiting_seconds",
         "How long no broker of the event log has answered; 0 while all is well.",
     ),
+    Metric(
+        "*",
+        "gauge",
+        "ouzel_kernels_compiled",
+        "Kernels that were in no cache and were compiled since this process began; 0 on a warm machine.",
+    ),
     Metric("replay", "counter", "ouzel_replay_rows_total", "Log rows replayed, by kind.", ("kind",)),
     Metric("replay", "counter", "ouzel_dead_letters_total", "Rows that could not be used, by reason.", ("reason",)),
     Metric(

@@ -124,7 +124,8 @@ class Process:
         self.progress(force=True, state="starting")
         from infra.compiling import announced  # numba takes half a second, and `--help` needs none
 
-        self._while_inside.enter_context(announced(self._compiling))
+        compiling = self._while_inside.enter_context(announced(self._compiling))
+        self.metrics.follow("ouzel_kernels_compiled", lambda: len(compiling.kernels))
         fleet = os.environ.get(FLEET_VARIABLE, "")
         if fleet.isdigit():
             threading.Thread(target=self._watch_fleet, args=(int(fleet),), daemon=True).start()
@@ -205,8 +206,13 @@ class Process:
     def progress(self, *, force: bool = False, **numbers: Any) -> None:
         """Show these numbers in the live display, beside those said before; at most four times a second reach the disk.
 
-        `state` is one or two words; `event_time_ms` how far the process is.
+        `state` is one or two words; `event_time_ms` how far the process is, `tick` the newest tick that it completed:
+        these two are gauges as well.
         """
+        if numbers.get("event_time_ms", 0) > 0:
+            self.metrics.set("ouzel_event_time_seconds", numbers["event_time_ms"] / 1000)
+        if numbers.get("tick", -1) >= 0:
+            self.metrics.set("ouzel_tick", numbers["tick"])
         now = time.monotonic()
         if not force and now < self._next_progress:
             return

@@ -100,7 +100,7 @@ class _Rank:
         asked = parse_rank(body, s.limits)
         view = s.follower.view()
         if view is None:
-            return _unavailable("no version yet: the first generation is still being trained", after_s=1.0)
+            return _unavailable(s.follower.readiness().reason, after_s=1.0)
         now_ms = s.clock.now_ms()
         ranking = s.scorer.rank(view, user=asked.user, items=asked.items, history=asked.history, time_ms=now_ms)
         scores = ranking.probability.tolist()
@@ -122,6 +122,8 @@ class _Events:
         await _answer(self._post, scope, receive, send, self._s.limits)
 
     async def _post(self, body: bytes) -> Response:
+        if not self._s.follower.takes_posts.is_set():
+            return _unavailable("warming up", after_s=1.0)
         posts = parse_events(body, self._s.wire)
         try:
             receipt = await asyncio.wrap_future(self._s.feedback.submit(posts))

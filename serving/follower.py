@@ -8,17 +8,15 @@ import threading
 import time
 from typing import NamedTuple
 
-import numpy as np
-
 from infra.config import Config
 from infra.errors import OuzelError
 from infra.eventlog import EventLog
 from infra.metrics import Metrics
-from infra.paramstore.version import VersionMeta
 from serving.clock import EventClock
 from serving.model import View
 from serving.replica import Replica
 from serving.scorer import Scorer
+from serving.warm import warm_posts, warm_ranking, warm_versions
 from stream.examples import ExampleMeta, decode_example_meta
 
 IDLE_S = 0.002
@@ -26,7 +24,6 @@ LOOK_AT_CLOSED_S = 0.1
 LOOK_SHARE = 20  # ... and at most a twentieth of the thread's time: on a cluster a look is some requests
 LOOK_MOST_S = 2.0  # ... but not longer: a look that took as long as an outage says nothing of the next one
 VERSIONS_A_TURN = 64
-WARM_UP_ITEMS = (1, 2, 8)
 
 
 class Readiness(NamedTuple):
@@ -46,9 +43,12 @@ class Follower:
         self.replica, self._scorer, self._clock, self._log = replica, scorer, clock, log
         self._timeline, self._limit = config.time.build(), config.serve.max_lag_ticks
         self._metrics = metrics
+        replica.on_applied = self._note_applied
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="replica", daemon=True)
         self._warm: int | None = None  # generation that was warmed up
+        self.takes_posts = threading.Event()  # what a post runs through is warm
+        self._config, self._partitions = config, log.partitions("events")
         self._closed = -1
         self._next_look_s = float("-inf")
         self.failure = ""
@@ -64,10 +64,16 @@ class Follower:
         self.replica.close()
 
     def view(self) -> View | None:
-        return self.replica.view()
+        """What is served; None before the first generation, and until what a request runs through is warm."""
+        return None if self._warm is None else self.replica.view()
 
     def lag_ticks(self) -> int:
-        """Ticks between what was closed (or should have been, where the clock goes on) and what is served."""
+        """Ticks between what was closed (or should have been, where the clock goes on) and what is served.
+
+        0 while nothing is served: then there is nothing that could lag.
+        """
+        if self.replica.version is None:
+            return 0
         closed = self._closed
         if self._clock.going_on:
             due_ms = self._clock.now_ms() - self._timeline.disorder_bound_ms
@@ -76,12 +82,11 @@ class Follower:
 
     def readiness(self) -> Readiness:
         lag = self.lag_ticks()
-        view = self.view()
         if self.failure:
             return Readiness(False, self.failure, lag)
-        if view is None:
+        if self.replica.view() is None:
             return Readiness(False, "no version yet: the first generation is still being trained", lag)
-        if self._warm is None:
+        if self._warm is None or not self.takes_posts.is_set():
             return Readiness(False, "warming up", lag)
         if lag > self._limit:
             return Readiness(
@@ -91,16 +96,19 @@ class Follower:
             )
         return Readiness(True, "ready", lag)
 
-    def note_applied(self, meta: VersionMeta) -> None:
-        """For `Replica(on_applied=…)`: gauges of what is served."""
-        self._metrics.set("ouzel_served_generation", meta.generation)
-        self._metrics.set("ouzel_served_tick", meta.tick)
-        self._metrics.set("ouzel_tick", meta.tick)
-        if self.replica.sync_s and meta.closed_wall_ms:
-            self._metrics.observe("ouzel_sync_seconds", self.replica.sync_s[-1])
+    def _note_applied(self, sync_s: float | None) -> None:
+        """Gauges of what is served; `sync_s`: tick closed to served, where it closed while this replica was there."""
+        version = self.replica.version
+        if version is not None:
+            self._metrics.set("ouzel_served_generation", version.generation)
+            self._metrics.set("ouzel_served_tick", version.tick)
+            self._metrics.set("ouzel_tick", self.replica.through)
+        if sync_s is not None:
+            self._metrics.observe("ouzel_sync_seconds", sync_s)
 
     def _run(self) -> None:
         try:
+            self._warm_up_posts()
             while not self._stop.is_set():
                 moved = self.replica.advance_to_newest(max_versions=VERSIONS_A_TURN)
                 self._warm_up()
@@ -128,13 +136,16 @@ class Follower:
         self._metrics.set("ouzel_ready", float(readiness.ready))
         self._metrics.set("ouzel_event_time_seconds", self._clock.now_ms() / 1000)
 
+    def _warm_up_posts(self) -> None:
+        warm_posts(self._config.wire, self._partitions)
+        self.takes_posts.set()
+        warm_versions(self._config.model, self._timeline, self._config.serve.precision)
+
     def _warm_up(self) -> None:
-        view = self.view()
+        view = self.replica.view()
         if view is None or self._warm == view.version.generation:
             return
-        for n in WARM_UP_ITEMS:
-            keys = np.arange(1, n + 1, dtype=np.int64)
-            self._scorer.rank(view, user=0, items=keys, history=keys, time_ms=self._clock.now_ms())
+        warm_ranking(self._scorer, view, self._clock.now_ms())
         self._warm = view.version.generation
 
 

@@ -18,7 +18,7 @@ from infra.paramstore.chain import Chain, Verdict
 from infra.paramstore.reader import VersionReader
 from infra.paramstore.store import ParamStore, State
 from infra.paramstore.tensors import decode_tensors
-from infra.paramstore.version import Kind, Version, VersionId, VersionMeta
+from infra.paramstore.version import Kind, Version, VersionId
 from serving.model import ServedModel, View, is_served
 
 COMMIT_EVERY = 256  # records between two notes to retention
@@ -36,12 +36,11 @@ class Replica:
         *,
         name: str | None = None,
         exclusive: bool = False,
-        on_applied: Callable[[VersionMeta], None] | None = None,
     ) -> None:
         self._store = store
         self._timeline = config.time.build()
         self._model_config, self._precision, self._exclusive = config.model, config.serve.precision, exclusive
-        self._on_applied = on_applied
+        self.on_applied: Callable[[float | None], None] | None = None  # after each change of what is served: its sync
         self._reader: VersionReader | None = None
         self._name = name
         self._ahead: Version | None = None
@@ -52,7 +51,10 @@ class Replica:
         self.ended = False  # the newest record says that the replay ended with it
         self.catch_ups = 0
         self.applied = 0
-        self.sync_s: deque[float] = deque(maxlen=KEPT_SYNCS)  # tick closed -> served here, wall s, per version
+        # Tick closed -> served here, wall s, a version. What closed before this replica was there says how long it was
+        # away, not how long a version takes.
+        self.sync_s: deque[float] = deque(maxlen=KEPT_SYNCS)
+        self._since_wall_ms = time.time_ns() // 1_000_000
 
     # -- what is served ----------------------------------------------------------------------------------------
 
@@ -128,6 +130,7 @@ class Replica:
         self._view = self.model.show(base.id, base.digest)
         self.ended = base.meta.end
         self.applied += 1
+        self._tell(None)
 
     def _take(self, version: Version, max_tick: int | None) -> None:
         meta = version.meta
@@ -151,10 +154,11 @@ class Replica:
             return
         self._view = self.model.show(meta.id, meta.digest)
         self.applied += 1
-        if meta.closed_wall_ms:
+        if meta.closed_wall_ms >= self._since_wall_ms:
             self.sync_s.append(max(0.0, time.time() - meta.closed_wall_ms / 1000))
-        if self._on_applied is not None:
-            self._on_applied(meta)
+            self._tell(self.sync_s[-1])
+        else:
+            self._tell(None)
 
     def _catch_up(self, version: Version, max_tick: int | None) -> None:
         """A version is missing: start again from a snapshot beyond the gap; until then serve what is here."""
@@ -169,6 +173,10 @@ class Replica:
         self._open_base(base)
         assert self._reader is not None  # a version came from it
         self._reader.seek(base.next_offset)
+
+    def _tell(self, sync_s: float | None) -> None:
+        if self.on_applied is not None:
+            self.on_applied(sync_s)
 
     def _note_position(self, next_offset: int) -> None:
         self._read_since_commit += 1

@@ -1,1 +1,3 @@
 """Events in, examples out: MIND reader and generator, replay, joiner, archive, and the features of both ends."""
+
+import infra  # noqa: F401  # kernels find their cache before the first one is imported

@@ -85,13 +85,14 @@ def replay(
         log = process.open_log()
         create_topics(log, config.log.partitions)
         hold_to_configuration(log, config, first=True)
-        started, last, lags = time.monotonic(), Done(), Lags(log, "events")
+        started, last, lags, timeline = time.monotonic(), Done(), Lags(log, "events"), config.time.build()
 
         def watch(done: Done) -> None:
             nonlocal last
             process.progress(
                 state="replaying",
                 event_time_ms=done.event_time_ms,
+                tick=timeline.closed_through(done.event_time_ms),
                 events=done.rows,
                 events_per_s=done.rows / max(time.monotonic() - started, 1e-9),
                 first_ms=machine.schedule.first_ms,
@@ -100,7 +101,6 @@ def replay(
             )
             process.metrics.add("ouzel_replay_rows_total", done.rows - last.rows, kind="event")
             process.metrics.add("ouzel_replay_waits_total", done.waits - last.waits)
-            process.metrics.set("ouzel_event_time_seconds", done.event_time_ms / 1000)
             last = Done(rows=done.rows, waits=done.waits)
 
         machine = Replay(log, index, news, config, stopping=lambda: process.stopping, watch=watch)

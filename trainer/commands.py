@@ -72,7 +72,6 @@ def retrain(
 
 def graph_cache() -> Path:
     """Where exported graphs are kept between runs, by digest."""
-    import os
+    from infra.caches import cache_folder
 
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "ouzel" / "graphs"
+    return cache_folder("graphs")

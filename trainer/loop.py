@@ -306,6 +306,7 @@ class TrainLoop:
                 self._state.apply(version.meta.tick, version.tensors())
             positions = version.meta.positions
             through = max(through, version.meta.tick)
+        self._process.metrics.set("ouzel_generation", self._state.generation)
         self._last_snapshot, self._seen = meta.tick, through
         self._opened = self._newest_opened(through)
         self._positions = dict(positions)
@@ -354,14 +355,12 @@ class TrainLoop:
     # -- small things ------------------------------------------------------------------------------------------
 
     def _show(self, tick: TickExamples) -> None:
-        metrics = self._process.metrics
         hold = self._control.held(self._state.generation, tick.tick)
         state = "counting" if self._state.generation < 0 else "learning" if hold is None else "held"
-        metrics.set("ouzel_tick", tick.tick)
-        metrics.set("ouzel_event_time_seconds", self._timeline.end_ms(tick.tick) / 1000)
         self._process.progress(
             state=state,
             held="" if hold is None else hold.reason,
+            tick=tick.tick,
             event_time_ms=self._timeline.end_ms(tick.tick),
             generation=self._state.generation,
             versions=self.learned["versions"],

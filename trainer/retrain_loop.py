@@ -112,7 +112,6 @@ class RetrainLoop:
         return time.strftime("%Y-%m-%d %H:%M", time.gmtime(self._timeline.start_ms(cut) / 1000))
 
     def _show(self, tick: TickExamples) -> None:
-        self._process.metrics.set("ouzel_tick", tick.tick)
         self._process.progress(
-            event_time_ms=self._timeline.end_ms(tick.tick), state="following", retrained=self.retrained
+            tick=tick.tick, event_time_ms=self._timeline.end_ms(tick.tick), state="following", retrained=self.retrained
         )

@@ -122,7 +122,7 @@ class Evaluator:
         hour = self._timeline.start_ms(tick.tick) // 3_600_000
         if hour != self._hour:
             self._hour = hour
-            self._publish_metrics(tick.tick)
+            self._publish_metrics()
         self._show()
 
     def _save(self) -> None:
@@ -142,17 +142,16 @@ class Evaluator:
         hour = None if evaluation.ledger is None else evaluation.ledger.last_hour("online")
         auc = hour["auc_impression"] if hour is not None else math.nan
         self._process.progress(
+            tick=evaluation.tick,
             event_time_ms=self._timeline.end_ms(evaluation.tick),
             impressions=evaluation.impressions,
             auc=None if math.isnan(auc) else auc,
             state="waiting" if waiting else "scoring",
         )
 
-    def _publish_metrics(self, tick: int) -> None:
+    def _publish_metrics(self) -> None:
         metrics, ledger = self._process.metrics, self.evaluation.ledger
-        metrics.set("ouzel_tick", tick)
         metrics.set("ouzel_lag_records", self._lags.of(READER))
-        metrics.set("ouzel_event_time_seconds", self._timeline.end_ms(tick) / 1000)
         for arm in ledger.arms if ledger is not None else ():
             hour = ledger.last_hour(arm) if ledger is not None else None
             if hour is not None:

@@ -79,7 +79,7 @@ class Joining:
     def __init__(self, process: Process, log: EventLog, engine: Engine = Engine.OWN) -> None:
         config, settings = process.config, JoinSettings.of(process.config)
         check_fits(config, log)
-        self._process = process
+        self._process, self._timeline = process, settings.timeline
         # A trainer that waits for a retrain waits for a whole archive file: never hold back closer than two of them.
         ticks_per_file = config.join.archive_hours * settings.timeline.ticks_per_hour
         grouped = isinstance(log, GroupLog)
@@ -157,6 +157,7 @@ class Joining:
         self._process.progress(
             state="joining" if counts else "waiting for partitions",
             event_time_ms=self.worker.watermark_ms(),
+            tick=self._timeline.closed_through(self.worker.watermark_ms()),
             events=counts.get("events_in", 0),
             examples=counts.get("joined_impressions", 0),
             dropped=sum(counts.get(reason.value, 0) for reason in DropReason),

@@ -1,5 +1,6 @@
 """A small world for serving: a run folder, a score graph without torch, and a toy trainer that learns ticks."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -184,7 +185,7 @@ class ToyTrainer:
             "items_offset": 0,
             "control_offset": 0,
             "timestamp_ms": self.timeline.end_ms(self.tick),
-            "closed_wall_ms": 1,
+            "closed_wall_ms": time.time_ns() // 1_000_000,
         }
 
 

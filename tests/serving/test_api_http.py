@@ -49,6 +49,7 @@ def wired(log, store, config):
     clock, scorer = EventClock(log), Scorer(config.model, timeline)
     replica = Replica(store, config)
     follower = Follower(replica, scorer, clock, log, config, metrics)
+    follower._warm_up_posts()
     feedback = Feedback(log, timeline, clock)
     feedback.start()
     yield Services(follower, scorer, feedback, clock, timeline, metrics, config.serve, config.wire)

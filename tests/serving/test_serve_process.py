@@ -21,9 +21,11 @@ ITEMS = [f"N{i}" for i in range(10)]
 class Served:
     """The process, and a client that knows where it listens."""
 
-    def __init__(self, run, *flags: str) -> None:
+    def __init__(self, run, *flags: str, **environment: str) -> None:
         command = [sys.executable, "-m", "infra.cli", "serve", "--run", str(run), *flags]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | environment
+        )
         assert self.process.stdout is not None
         self.first = self.process.stdout.readline()
         found = re.search(r"http://\S+", self.first)
@@ -40,6 +42,10 @@ class Served:
                 pass
             time.sleep(0.02)
         raise AssertionError(f"{path} never answered {status}: {self.stop()}")
+
+    def metric(self, name: str) -> float:
+        lines = self.http.get("/metrics").text.splitlines()
+        return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
 
     def stop(self) -> str:
         if self.http is not None:
@@ -96,6 +102,67 @@ def test_serve_from_first_start_to_clean_stop(tmp_path, log, trainer):
     stats = orjson.loads((tmp_path / "stats" / "replica.json").read_bytes())
     assert stats["notes"]["versions_applied"] == 6
     assert stats["notes"]["failure"] == ""
+
+
+def test_nothing_that_a_request_can_reach_is_compiled_after_ready(tmp_path, log, trainer):
+    """With an empty kernel cache: the first post used to stop the whole server for seconds."""
+    trainer.open()
+    trainer.flush()
+    replay_ended_at(log, trainer.timeline.end_ms(trainer.tick))
+    served = Served(tmp_path, "--port", "0", "--clock", "off", NUMBA_CACHE_DIR=str(tmp_path / "kernels"))
+    try:
+        served.wait_for("/healthz", 200)
+        early = served.http.post("/v1/events", json={"events": [{"type": "impression", "id": "e"}]}).status_code
+        assert early in (400, 503), "refused, or told to wait: never made to wait for a compiler"
+        served.wait_for("/readyz", 200, timeout_s=200)
+        compiled = served.metric("ouzel_kernels_compiled")
+        assert compiled > 20
+        show = {"type": "impression", "id": "i1", "user": "U1", "items": ITEMS, "history": ["N3", "new"]}
+        click = {"type": "engagement", "impression": "i1", "user": "U1", "item": "N2"}
+        dwell = click | {"item": "N1", "kind": "dwell"}
+        assert served.http.post("/v1/events", json={"events": [show, click, dwell]}).status_code == 200
+        for asked in (
+            {"items": ITEMS},
+            {"items": ["new"], "history": ["N1"]},
+            {"items": ITEMS, "history": ["no", "N2"]},
+        ):
+            assert served.http.post("/v1/rank", json={"user": "U1", **asked}).status_code == 200
+        for _ in range(3):
+            trainer.learn()
+        trainer.flush()
+        deadline = time.monotonic() + 20
+        while served.metric("ouzel_served_tick") < trainer.tick:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert served.http.post("/v1/rank", json={"user": "U2", "items": ITEMS}).status_code == 200
+        assert served.metric("ouzel_kernels_compiled") == compiled
+    finally:
+        served.stop()
+
+
+def test_what_is_served_is_in_the_gauges_also_after_a_restart(tmp_path, log, trainer):
+    trainer.open()
+    for _ in range(4):
+        trainer.learn()
+    trainer.flush()
+    for _ in range(2):
+        served = Served(tmp_path, "--port", "0", "--clock", "off")
+        try:
+            served.wait_for("/readyz", 200)
+            assert served.metric("ouzel_served_generation") == 0
+            assert served.metric("ouzel_served_tick") == served.metric("ouzel_tick") == trainer.tick
+            assert served.metric("ouzel_sync_seconds_count") == 0, "these closed before the replica was there"
+            trainer.learn()
+            trainer.flush()
+            deadline = time.monotonic() + 20
+            while served.metric("ouzel_served_tick") < trainer.tick:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            assert served.metric("ouzel_sync_seconds_count") == 1
+            assert 0 < served.metric("ouzel_sync_seconds_sum") < 20
+            assert served.metric("ouzel_served_lag_ticks") < 10
+        finally:
+            served.stop()
 
 
 def test_serve_until_end_stops_by_itself_and_takes_another_port_when_its_own_is_taken(tmp_path, log, trainer):
