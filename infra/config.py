@@ -99,7 +99,8 @@ class LogConfig(Section, frozen=True):
     # Where the run's logs lie: "kafka://host:port/prefix" (more brokers after commas; the prefix begins the name of
     # every topic and group), or "" for the run folder itself.
     url: str = ""
-    # Partitions of `events` and `examples`. More let more joiners run side by side; each costs records and fsyncs.
+    # Partitions of `events` and `examples`. More let more joiners run side by side; each costs its records in every
+    # tick, 1 to 3 ms of processor time over all processes. Measured up to 64; `ouzel run` warns above.
     partitions: int = 2
     # A segment file is closed at this size, bytes.
     segment_bytes: int = 64 << 20

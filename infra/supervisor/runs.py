@@ -24,7 +24,7 @@ from infra.paramstore.publisher import last_whole
 from infra.process import STATS_ADVICE, RunFolder, write_atomically
 from infra.supervisor.crew import ALONE, Crew
 from infra.supervisor.display import Display
-from infra.supervisor.fit import again, asked_for, fitted, inspect, said
+from infra.supervisor.fit import again, asked_for, fitted, inspect, many_partitions, said
 from infra.supervisor.fleet import Fleet, Member, ProcessFailed, tail
 from infra.supervisor.runlog import OWN, drop_log, placed
 from infra.supervisor.source_files import FileMark, changed, marks_of
@@ -52,8 +52,9 @@ def fit(folder: RunFolder, config: Config, mind: Sequence[Path], console: Consol
     span = inspect(mind, config)
     fits = fitted(config, span)
     asked = asked_for(config.train, fits.train)
-    if text := said(fits, asked, span):
-        console.print(text, highlight=False, soft_wrap=True)
+    for text in (said(fits, asked, span), many_partitions(config, span)):
+        if text:
+            console.print(text, highlight=False, soft_wrap=True)
     return fits, asked
 
 

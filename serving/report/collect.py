@@ -45,7 +45,7 @@ def collect(folder: RunFolder) -> RunFacts:
             evaluation=_json(folder, "evaluation/evaluation.json"),
             counts=standing.counts,
             waiting=standing.waiting,
-            dead=count_dead(log),
+            dead=_dead(log, stats),
             stats=stats,
             table_rows=_table_rows(stats),
             machine=machine(),
@@ -53,6 +53,16 @@ def collect(folder: RunFolder) -> RunFacts:
         )
     finally:
         log.close()
+
+
+def _dead(log: EventLog, stats: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """What could not be used; of a catalogue's rows beyond those that have a dead letter the replay's note knows."""
+    dead = count_dead(log)
+    name = next((place for place in dead if place.startswith("news.tsv")), "news.tsv")
+    noted: dict[str, int] = stats.get("replay", {}).get("notes", {}).get("dead_items", {})
+    if sum(noted.values()) > sum(dead.get(name, {}).values()):
+        dead[name] = dict(noted)
+    return dead
 
 
 def check_started(folder: RunFolder, log: EventLog) -> None:

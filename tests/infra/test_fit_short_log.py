@@ -1,5 +1,6 @@
 """Bootstrap and promotion delay of a log that is too short for them: decided once, recorded, said."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from infra.config import Config, load_config
 from infra.errors import ConfigError, InputError
 from infra.process import RunFolder
 from infra.supervisor.broker import free_ports
-from infra.supervisor.fit import Span, fitted
+from infra.supervisor.fit import Span, fitted, many_partitions
 from infra.supervisor.runs import fit, prepare
 
 START = datetime(2024, 3, 5, 6, 20, tzinfo=UTC)
@@ -45,6 +46,13 @@ def test_a_log_of_any_length_has_something_left_to_score(minutes: int, tick_s: i
 
 def test_a_log_that_is_long_enough_keeps_what_was_asked_for() -> None:
     assert fitted(Config(), Span(100, FIRST_MS, FIRST_MS + 10 * HOUR_MS)) == Config()
+
+
+def test_more_partitions_than_were_measured_are_said_with_what_they_cost() -> None:
+    span = Span(100, FIRST_MS, FIRST_MS + 10 * HOUR_MS)
+    assert many_partitions(load_config(env={}, overrides=["log.partitions=64"]), span) == ""
+    said = many_partitions(load_config(env={}, overrides=["log.partitions=300"]), span)
+    assert re.search(r"log\.partitions is 300: measured are up to 64\..* 600 ticks take some 360 core-seconds", said)
 
 
 def test_the_decision_is_taken_once_recorded_and_said(tmp_path: Path) -> None:

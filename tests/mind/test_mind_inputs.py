@@ -9,6 +9,7 @@ import pytest
 
 from infra.errors import InputError
 from infra.inputs import MAX_RATIO, open_input
+from serving.report.words import DEAD_MEANING
 from stream.mind import DeadReason, NewsTable, open_mind, read_news
 from stream.mind.reader import MindIndex
 
@@ -140,3 +141,8 @@ def test_every_refused_row_of_a_catalogue_has_a_counted_reason(tmp_path: Path) -
 def test_a_file_that_nobody_may_read_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"), open_input(tmp_path):
         pass
+
+
+def test_every_reason_is_on_the_page_and_has_its_words_in_the_report() -> None:
+    page = (Path(__file__).parents[2] / "infra/docs/inputs.md").read_text(encoding="utf-8")
+    assert [reason for reason in DeadReason if f"| `{reason}` |" not in page or reason not in DEAD_MEANING] == []
