@@ -120,7 +120,7 @@ def test_no_process_starts_over_a_run_with_another_configuration(straight: Run, 
         for command in COMMANDS
     ]
     for command, process in zip(COMMANDS, started, strict=True):
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=300)
         assert process.returncode == 1, command
         assert "time.tick_s is 120 (by OUZEL_TIME__TICK_S in the environment), the run has 60" in said, (command, said)
     log = folder.open_log(config)

@@ -158,4 +158,4 @@ def test_a_lost_hour_stops_the_retrain_with_the_command_that_mends_it(straight: 
 
 def ouzel(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "infra.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
