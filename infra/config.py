@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from infra import ranges
 from infra.errors import ConfigError
 from infra.ticks import Timeline
 
@@ -28,11 +29,6 @@ RuleName = Literal["rowwise-adagrad", "adagrad", "adam", "momentum", "sgd", "ftr
 EngagementName = Literal["click", "like", "share", "dwell"]
 Precision = Literal["float32", "float16", "int8"]
 GROWN = "factors"  # the table of what grows beside the bias
-_AT_LEAST = {
-    "dim": 1, "init_scale": 0, "lr": 0, "retrain_lr": 0, "adagrad_init": 0, "weight_decay": 0, "grad_cap": 0,
-    "row_norm_cap": 0, "ftrl_l1": 0, "ftrl_l2": 0, "momentum": 0, "second_moment": 0, "admit_after": 1,
-    "admit_window_s": 0, "sketch_bytes": 4096, "grow_after": 0, "expiry_s": 0, "byte_budget": 0,
-}  # fmt: skip
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,16 +50,12 @@ class TimeConfig(Section, frozen=True):
 
     def build(self) -> Timeline:
         """The run's clockwork. Raises ConfigError where the numbers do not fit together."""
-        if self.tick_s < 1:
-            raise ConfigError(f"time.tick_s is {self.tick_s}; a tick is a whole number of seconds, 1 or more")
+        ranges.check(msgspec.structs.asdict(self), "time")
         if self.attribution_s < self.tick_s or self.attribution_s % self.tick_s:
             raise ConfigError(
                 f"time.attribution_s is {self.attribution_s}, which is no whole number of ticks of {self.tick_s} s; "
                 f"choose a multiple of {self.tick_s}"
             )
-        for name in ("disorder_bound_s", "publish_allowance_s", "skew_s"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"time.{name} is {getattr(self, name)}; it cannot be negative")
         tick_ms = self.tick_s * 1000
         ahead_ms = round(self.disorder_bound_s * 1000) + round(self.publish_allowance_s * 1000)
         return Timeline(
@@ -235,11 +227,7 @@ class SlotConfig(Section, frozen=True):
     def check(self, slot: str) -> None:
         """Raises ConfigError where an option is out of its range, or two of them contradict each other."""
         where = f"model.slots.{slot}"
-        for name, low in _AT_LEAST.items():
-            if getattr(self, name) < low:
-                raise ConfigError(f"{where}.{name} is {getattr(self, name)}; it must be at least {low}")
-        if not 0 < self.admit_probability <= 1:
-            raise ConfigError(f"{where}.admit_probability is {self.admit_probability}; it must be in (0, 1]")
+        ranges.check(msgspec.structs.asdict(self), where)
         if self.grow_after and (self.dim == 1 or self.grow_after == 1):
             raise ConfigError(
                 f"{where}.grow_after is {self.grow_after} at dim {self.dim}; factors grow after the bias: at 2 or more "
@@ -379,6 +367,7 @@ def load_config(
         config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"configuration: {error}") from error
+    ranges.check(msgspec.to_builtins(config))
     refuse_credentials(config.log.url, "log.url")
     config.time.build()
     for slot, options in config.model.slots.items():

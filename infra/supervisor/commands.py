@@ -15,6 +15,7 @@ from rich.table import Table
 from infra.config import load_config, refuse_credentials
 from infra.errors import ConfigError
 from infra.process import RunFolder
+from infra.supervisor import child
 from infra.supervisor.crew import Crew
 from infra.supervisor.runlog import OWN, broker_of, reach, refuse_elsewhere
 from infra.supervisor.runs import fit, loop_members, prepare, read_source, remove_run, run_loop, source_of, write_report
@@ -89,7 +90,7 @@ def demo(
     remove_run(folder, console)
     if not (data / "behaviors.tsv").is_file():
         console.print(f"[bold]1[/]  generating two days of a small news site into {data}")
-        command = [sys.executable, "-m", "infra.cli", "generate", "mind", "--out", str(data), "--scale", "tiny"]
+        command = child.ouzel("generate", "mind", "--out", str(data), "--scale", "tiny")
         subprocess.run(command, check=True)
     else:
         console.print(f"[bold]1[/]  the generated log in {data} is there")

@@ -5,7 +5,6 @@ Decided once, when a run is prepared, from the span of its source; `config.toml`
 """
 
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import msgspec
 
 from infra.config import Config, TrainConfig
 from infra.errors import InputError
+from infra.supervisor.child import ouzel
 
 LEFT = 0.25  # share of the log that must be left after the first version; where it is not, the two shrink
 SHARE = 0.25  # of the log that each of them is shrunk to
@@ -31,7 +31,7 @@ class Span(msgspec.Struct, frozen=True):
 
 def inspect(mind: Sequence[Path], config: Config) -> Span:
     """Look at a source before anything is made. Raises InputError where it cannot be used, in the reader's words."""
-    command = [sys.executable, "-m", "infra.cli", "inspect", "--json", "--max-gap-s", str(config.replay.max_gap_s)]
+    command = ouzel("inspect", "--json", "--max-gap-s", str(config.replay.max_gap_s))
     command += [part for place in mind for part in ("--mind", str(place))]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from typing import IO
 
 from infra.errors import OuzelError
 from infra.process import FLEET_VARIABLE, RunFolder, pss_bytes
+from infra.supervisor.child import ouzel
 
 STOP_TIMEOUT_S = 20.0
 SAMPLE_EVERY_S = 0.5
@@ -71,7 +71,7 @@ class Fleet:
         self._logs.append(log)
         run = str(self.folder.path)
         self._running[name] = process = subprocess.Popen(
-            [sys.executable, "-m", "infra.cli", member.command, "--run", run, *member.arguments],
+            ouzel(member.command, "--run", run, *member.arguments),
             stdin=subprocess.DEVNULL,
             stdout=log if self.echo is None else subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -6,7 +6,6 @@ another source or configuration is refused.
 
 import shutil
 import subprocess
-import sys
 import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from infra.errors import ConfigError, InputError, OuzelError
 from infra.inputs import is_source
 from infra.paramstore.publisher import last_whole
 from infra.process import STATS_ADVICE, RunFolder, write_atomically
+from infra.supervisor.child import ouzel
 from infra.supervisor.crew import ALONE, Crew
 from infra.supervisor.display import Display
 from infra.supervisor.fit import again, asked_for, fitted, inspect, many_partitions, said
@@ -207,7 +207,7 @@ def _account(folder: RunFolder, *, seconds: float, peak_pss_bytes: int) -> None:
 def write_report(folder: RunFolder) -> dict[str, Any]:
     """Have the report written, and return it."""
     log = folder.process_logs / "report.log"
-    command = [sys.executable, "-m", "infra.cli", "report", "--run", str(folder.path)]
+    command = ouzel("report", "--run", str(folder.path))
     with open(log, "wb") as output:
         code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
     if code != 0:

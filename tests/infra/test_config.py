@@ -1,11 +1,17 @@
 """Configuration: four sources in order, and errors that name the key."""
 
+import math
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from infra.config import Config, dump_config, load_config
 from infra.errors import ConfigError
+from infra.ranges import RANGES, Interval, range_of
 
 
 def test_defaults_file_environment_and_flags_override_each_other_in_that_order(tmp_path: Path) -> None:
@@ -33,10 +39,10 @@ def test_what_is_dumped_loads_to_the_same_configuration(tmp_path: Path) -> None:
         ("time=3", "time is a section"),
         ("time.tick_s.x=3", "time.tick_s is a value"),
         ("time.tick_s='a'", "time.tick_s"),
-        ("time.tick_s=0", "1 or more"),
+        ("time.tick_s=0", r"time\.tick_s is 0; it must be in \[1, 86400\]"),
         ("time.attribution_s=90", "whole number of ticks"),
-        ("time.attribution_s=0", "whole number of ticks"),
-        ("time.skew_s=-1.0", "cannot be negative"),
+        ("time.attribution_s=0", r"time\.attribution_s is 0"),
+        ("time.skew_s=-1.0", r"time\.skew_s is -1\.0; it must be in \[0, "),
         ("nonsense", "section.key=value"),
     ],
 )
@@ -59,7 +65,7 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
     [
         ("model.slots.item.admit_after=0", r"model\.slots\.item\.admit_after is 0"),
         ("model.slots.item.admit_probability=0.0", r"admit_probability is 0\.0; it must be in \(0, 1\]"),
-        ("model.slots.item.sketch_bytes=100", r"sketch_bytes is 100; it must be at least 4096"),
+        ("model.slots.item.sketch_bytes=100", r"sketch_bytes is 100; it must be in \[4096, "),
         ("model.slots.user.grow_after=1", r"grow_after is 1 at dim 16; factors grow after the bias"),
         ("model.slots.position.grow_after=9", r"grow_after is 9 at dim 1; factors grow after the bias"),
         ("model.slots.item.expiry_s=-1", r"expiry_s is -1"),
@@ -82,3 +88,34 @@ def test_a_slot_is_two_tables_only_where_its_factors_grow() -> None:
     assert slots["item"].tables("item") == (("item", 16),)
     assert slots["item"].has_bias
     assert not slots["words"].has_bias
+
+
+def numbers(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every numeric setting of the defaults: its path and its value."""
+    for name, value in tree.items():
+        full = f"{path}.{name}" if path else name
+        if isinstance(value, dict):
+            yield from numbers(value, full)
+        elif (isinstance(value, (int, float)) and not isinstance(value, bool)) or (
+            isinstance(value, (list, tuple)) and value and isinstance(value[0], (int, float))
+        ):
+            yield full, value
+
+
+@pytest.mark.parametrize(("path", "value"), [*numbers(msgspec.to_builtins(Config()))])
+def test_every_numeric_setting_has_a_range_and_is_held_to_it(path: str, value: Any) -> None:
+    interval = Interval.of(range_of(path))
+    bad = [interval.low - 1, *([interval.low] if interval.open_low else [])]
+    bad += [interval.high + 1] if interval.high < 2**52 else []
+    one = value[0] if isinstance(value, (list, tuple)) else value
+    bad += [math.nan, math.inf, -math.inf]
+    for wrong in bad:
+        number = int(wrong) if isinstance(one, int) and math.isfinite(wrong) else wrong
+        written = [number, number] if isinstance(value, (list, tuple)) else number
+        with pytest.raises(ConfigError, match=re.escape(path.split(".")[-1])):
+            load_config(env={}, overrides=[f"{path}={written}"])
+
+
+def test_no_range_is_left_of_a_setting_that_is_gone() -> None:
+    paths = {re.sub(r"(model\.slots\.)\w+", r"\1*", path) for path, _ in numbers(msgspec.to_builtins(Config()))}
+    assert set(RANGES) == paths
