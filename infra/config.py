@@ -19,6 +19,7 @@ from infra.errors import ConfigError
 from infra.ticks import Timeline
 
 ENV_PREFIX = "OUZEL_"
+KAFKA_LEAST_DAYS = 3  # a topic keeps records for as long, so that a process may be stopped over a weekend
 # Tables whose keys are somebody else's names: dotted, in whatever nesting TOML or the environment gives them.
 FREE = ("log.kafka.client",)
 _CREDENTIALS = re.compile(r"([a-z0-9+._-]+://)(?=.*@).*@|()[^/@\s]*:[^/@]*@", re.IGNORECASE | re.DOTALL)
@@ -79,12 +80,31 @@ class KafkaConfig(Section, frozen=True):
     # Largest record, bytes: `max.message.bytes` of the topics that ouzel makes; larger versions travel in parts. Hosted
     # clusters often allow 8 MiB and no more.
     max_record_bytes: int = 8 << 20
+    # Whether the broker's clock stamps what is appended to the `events` and `items` that ouzel makes. Off, the
+    # producers' clocks count, and one that is days ahead drops everybody's events; off is for simulated time that runs
+    # ahead of now, and for producers that send past times as their messages' timestamps.
+    append_time: bool = True
+    # How long the brokers keep `events` and `dead-letters`, days of wall time since they were appended; 0: for ever,
+    # 3 or more otherwise. `ouzel verify` and a new join reach back as far as this. `items` and `control` stay for ever.
+    events_days: float = 90.0
+    # ... and `examples` and `versions`, which the archive and the store's snapshots outlive.
+    derived_days: float = 90.0
     # How long a call waits, and says so, while no broker answers, before it gives up, s. Reading and writing wait
     # without end.
     patience_s: float = 300.0
     # Client settings by librdkafka's names, passed on as they are: "security.protocol" = "SASL_SSL", … Secrets come
     # from the environment alone (`OUZEL_LOG__KAFKA__CLIENT__SASL__PASSWORD`); run folders do not keep them.
     client: dict[str, str | int | float | bool] = msgspec.field(default_factory=dict)
+
+    def check(self, join_s: float) -> None:
+        """Raises ConfigError where records would go before a restart needs them; `join_s`: what a join reads again."""
+        least = max(KAFKA_LEAST_DAYS, 2 + join_s / 86_400)  # the retrain needs a day, and a day to be late
+        for name in ("events_days", "derived_days"):
+            days = getattr(self, name)
+            if 0 < days < least:
+                raise ConfigError(
+                    f"log.kafka.{name} is {days}; 0 keeps records for ever, a restart needs {least:.1f} days or more"
+                )
 
 
 class LogConfig(Section, frozen=True):
@@ -370,6 +390,7 @@ def load_config(
     ranges.check(msgspec.to_builtins(config))
     refuse_credentials(config.log.url, "log.url")
     config.time.build()
+    config.log.kafka.check(3 * config.time.attribution_s + config.join.late_s)
     for slot, options in config.model.slots.items():
         options.check(slot)
     return config

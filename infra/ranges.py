@@ -28,6 +28,8 @@ RANGES: dict[str, str] = {
     "log.flush_s": "[0, 60]",
     "log.kafka.replication": "[0, 100]",
     "log.kafka.max_record_bytes": f"[65536, {1 << 30}]",
+    "log.kafka.events_days": "[0, 36500]",
+    "log.kafka.derived_days": "[0, 36500]",
     "log.kafka.patience_s": "[0, inf]",
     "replay.seed": f"[0, {2**63 - 1}]",
     "replay.engagement_delay_median_s": f"(0, {30 * DAY}]",

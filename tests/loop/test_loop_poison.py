@@ -67,7 +67,7 @@ def ends(log: EventLog) -> int:
 def test_a_tenth_of_malformed_records_changes_no_digest_and_the_loop_ends_by_itself(
     straight: Run, new_run: Callable[..., RunFolder], kafka: str
 ) -> None:
-    folder = new_run(f"log.url='kafka://{kafka}'")
+    folder = new_run(f"log.url='kafka://{kafka}'", "log.kafka.append_time=false")  # times are the messages'
     config = folder.load_config()
     log = folder.open_log(config)
     create_topics(log, config.log.partitions)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from infra.config import Config, LogConfig, WireConfig
+from infra.config import Config, KafkaConfig, LogConfig, WireConfig
 from infra.eventlog import EventLog, Record, create_topics, open_log
 from infra.metrics import PORTS, PROCESSES
 from infra.process import RunFolder
@@ -38,7 +38,7 @@ from tests.wire.poison import Sent
 PARTITIONS = 4
 PATIENCE_S = 60.0
 GOOD = 2_600
-CONFIG = Config(log=LogConfig(partitions=PARTITIONS))
+CONFIG = Config(log=LogConfig(partitions=PARTITIONS, kafka=KafkaConfig(append_time=False)))  # times are the messages'
 WIDE = WireConfig(
     max_record_bytes=1 << 22, max_batch_events=20_000, max_id_bytes=500, max_items=5_000, max_history=5_000,
     max_text_bytes=10_000, max_depth=400,

@@ -5,8 +5,7 @@ topics), explicit positions, back-pressure by what was read. What differs:
 - A flush that raised may become visible later, by itself (`writer`).
 - `retain` cuts at a record, not at a segment; Kafka frees the disk a segment at a time.
 - A reader that was forgotten while it polls registers itself again.
-- A cluster's own retention may drop what a reader still needs; topics made here are kept for ever (`retention.ms=-1`)
-  until `retain` cuts them, because a replay's records carry times of years ago.
+- A cluster's own retention may drop what a reader still needs, who then says so; `topics` has how long each is kept.
 """
 
 import threading
@@ -15,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import NewTopic, OffsetSpec
+from confluent_kafka.admin import ConfigResource, NewTopic, OffsetSpec, ResourceType
 
 from infra.config import LogConfig
 from infra.errors import ConfigError
@@ -24,9 +23,11 @@ from infra.eventlog.groups import Member
 from infra.eventlog.kafka.address import parse_address
 from infra.eventlog.kafka.cluster import APPEAR_S, Cluster
 from infra.eventlog.kafka.fetch import Fetcher
+from infra.eventlog.kafka.link import to_stderr
 from infra.eventlog.kafka.places import Places
 from infra.eventlog.kafka.reader import KafkaReader
 from infra.eventlog.kafka.records import FRAME_BYTES, MAX_TIME_MS
+from infra.eventlog.kafka.topics import APPENDED, advice, wanted
 from infra.eventlog.kafka.writer import KafkaWriter
 from infra.eventlog.topics import MAX_PARTITIONS, check_name
 
@@ -71,6 +72,8 @@ class KafkaLog:
             raise ConfigError(f"topic {topic}: {partitions} partitions; choose 1 to {MAX_PARTITIONS}")
         if self._count(topic) is None:
             self._create(topic, partitions)
+        else:
+            self._look_at(topic)
         self._cluster.appears()
         found = self._wait_for(topic)
         if found != partitions:
@@ -83,11 +86,10 @@ class KafkaLog:
         copies = self._config.kafka.replication
         settings = {
             "cleanup.policy": "delete",
-            "retention.ms": "-1",
             "retention.bytes": "-1",
             "segment.bytes": str(max(self._config.segment_bytes, MIN_SEGMENT_BYTES)),
             "max.message.bytes": str(self._config.kafka.max_record_bytes),
-            "message.timestamp.type": "CreateTime",
+            **wanted(topic, self._config.kafka),
             "message.timestamp.after.max.ms": str((1 << 63) - 1),
             **({"min.insync.replicas": "2"} if copies >= 3 else {}),
         }
@@ -100,6 +102,21 @@ class KafkaLog:
         except ConfigError as error:
             if not _is(error, KafkaError.TOPIC_ALREADY_EXISTS):
                 raise
+
+    def _look_at(self, topic: str) -> None:
+        """Say what the settings of a topic that is there may do; nothing where this client may not see them."""
+        name = self.address.topic(topic)
+        resource = ConfigResource(ResourceType.TOPIC, name)
+        try:
+            entries: Any = self._cluster.gather(
+                f"settings of topic {topic}",
+                lambda t: self._cluster.admin.describe_configs([resource], request_timeout=t),
+            )[resource]
+        except ConfigError:
+            return
+        found = {key: entry.value for key, entry in entries.items() if entry.value is not None}
+        for text in advice(topic, name, self.address.brokers, found, self._config.kafka):
+            to_stderr(text)
 
     def _wait_for(self, topic: str) -> int:
         """The partitions of a topic that was just made, by us or by another process: the next broker may not know."""
@@ -145,6 +162,7 @@ class KafkaLog:
             flush_bytes=config.flush_bytes,
             flush_s=config.flush_s,
             compression="lz4" if topic in OURS_ALONE else config.kafka.compression,
+            appended=topic in APPENDED,
         )
         self._writers = [*(w for w in self._writers if not w.closed), writer]
         return writer

@@ -4,7 +4,7 @@
     value                     the value
     timestamp (CreateTime)    `timestamp_ms`; the wall clock where that is over an hour old, at most the year 9999
     header `ouzel-meta`       `meta`, where it is not empty; it carries the schema version
-    header `ouzel-timestamp`  `timestamp_ms` in decimal, only where the message's timestamp is another
+    header `ouzel-timestamp`  `timestamp_ms` in decimal, where the message's own is another or the broker writes it
 
 A replay's times of years ago must not reach the broker: it forgets a producer whose newest batch carries a time older
 than `producer.id.expiration.ms` (a day), at a restart or within minutes, and then takes a batch that is sent again for
@@ -12,8 +12,11 @@ a new one: records were doubled so. A cluster's retention would drop them, too. 
 record, which `KafkaLog.offset_at` uses.
 
 Other producers' messages read the same way: no headers is an empty `meta`; a header `content-type` without one of ours
-becomes a `meta` that says so, for whoever decodes the value. In a topic with LogAppendTime the broker's
-time is the record's, whatever its writer said. Headers of which a name is no UTF-8 cannot be read at all (the client
+becomes a `meta` that says so, for whoever decodes the value.
+
+In a topic with LogAppendTime the broker writes the message's timestamp, and no record is newer than that: the header
+counts where it states an earlier time, as a replay's does. One producer with a fast clock cannot move event time, and
+one replay works in a topic of either kind. Headers of which a name is no UTF-8 cannot be read at all (the client
 fails on them): the record gets a `meta` that nobody can read, and whoever decodes it makes it a dead letter.
 """
 
@@ -45,9 +48,11 @@ def wire_time(timestamp_ms: int, now_ms: int) -> int:
     return now_ms if timestamp_ms < now_ms - OLD_MS else min(timestamp_ms, MAX_TIME_MS)
 
 
-def headers_of(timestamp_ms: int, wire_ms: int, meta: bytes) -> list[tuple[str, bytes]] | None:
-    """Headers of a record whose message has the timestamp `wire_ms`; None for none."""
-    if wire_ms == timestamp_ms:
+def headers_of(
+    timestamp_ms: int, wire_ms: int, meta: bytes, *, appended: bool = False
+) -> list[tuple[str, bytes]] | None:
+    """Headers of a record whose message has the timestamp `wire_ms`, unless it is `appended`; None for none."""
+    if wire_ms == timestamp_ms and not appended:
         return [(META, meta)] if meta else None
     exact = (TIMESTAMP, str(timestamp_ms).encode())
     return [(META, meta), exact] if meta else [exact]
@@ -80,8 +85,9 @@ def record_from(
             meta = text or b""
         elif name.lower() == CONTENT_TYPE:
             content_type = text or b""
-        elif name == TIMESTAMP and not appended and text and len(text) <= 20:
-            timestamp_ms = _number(text, timestamp_ms)
+        elif name == TIMESTAMP and text and len(text) <= 20:
+            stated_ms = _number(text, timestamp_ms)
+            timestamp_ms = min(stated_ms, timestamp_ms) if appended else stated_ms
     return Record(offset, timestamp_ms, key or b"", meta or _said(content_type), value or b"")
 
 

@@ -41,9 +41,11 @@ class KafkaWriter:
         flush_bytes: int,
         flush_s: float,
         compression: str,
+        appended: bool = False,
         flush_wait_s: float = FLUSH_S,
     ) -> None:
-        self._compression = compression
+        """`appended`: the broker may write the messages' timestamps, so that each record says its own."""
+        self._compression, self._appended = compression, appended
         self._cluster, self._topic, self._partitions = cluster, topic, partitions
         self._max_bytes = cluster.config.max_record_bytes - FRAME_BYTES
         self._flush_bytes, self._flush_s, self._flush_wait_s = flush_bytes, flush_s, flush_wait_s
@@ -110,7 +112,7 @@ class KafkaWriter:
                     record.key or None,
                     partition,
                     timestamp=wire_ms,
-                    headers=headers_of(record.timestamp_ms, wire_ms, record.meta),
+                    headers=headers_of(record.timestamp_ms, wire_ms, record.meta, appended=self._appended),
                 )
             except BufferError:  # the producer's own queue is full: it moves on as the brokers answer
                 producer.poll(TURN_S)
