@@ -89,6 +89,15 @@ def random_log(seed: int, *, seconds: int = 40, per_second: int = 8) -> list[lis
     return [rows[lo:hi] for lo, hi in pairwise(bounds)]
 
 
+def repeat_long_after(late_ms: int) -> list[list[Row]]:
+    """An id shown, forgotten but known, and shown again near the end of its being known; then time goes on."""
+    start = 1_000_000
+    beats = [[Row(2, at, at)] for at in range(start, start + 4 * late_ms, 250)]
+    first = [Row(0, start, start, 5, 0, items=(1, 2))]
+    again = [Row(0, start + late_ms + 2_000, start + late_ms + 1_900, 5, 0, items=(1, 2))]
+    return sorted([*beats, first, again], key=lambda record: record[0].ingested_ms)
+
+
 def repeat_of_a_known_id() -> list[list[Row]]:
     """An id shown, forgotten but known, and shown again just before it would be unknown: one example, not two."""
     beats = [[Row(2, at, at)] for at in range(1_000_000, 1_012_000, 250)]

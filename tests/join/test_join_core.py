@@ -19,6 +19,7 @@ from stream.join import core
 from tests.join import scenes
 
 SEEDS = st.integers(0, 2**32)
+LATE_MS = 30_000
 RUNS = settings(max_examples=60, deadline=None, derandomize=True)
 
 
@@ -38,11 +39,17 @@ def restarts_after_a_repeat(module: Any, seed: int) -> bool:
     return log_restarts_repeat(module, scenes.repeat_of_a_known_id())
 
 
-def log_restarts_repeat(module: Any, log: list[list[scenes.Row]]) -> bool:
-    outputs = scenes.feed(module.PartitionJoiner(0, scenes.settings(module)), log)
+def restarts_long_after(module: Any, seed: int) -> bool:
+    """An id is known for much longer than its window and all bounds together, as by the default of an hour."""
+    return log_restarts_repeat(module, scenes.repeat_long_after(LATE_MS), late_ms=LATE_MS)
+
+
+def log_restarts_repeat(module: Any, log: list[list[scenes.Row]], late_ms: int = 2_500) -> bool:
+    settings = dataclasses.replace(scenes.settings(module), late_ms=late_ms)
+    outputs = scenes.feed(module.PartitionJoiner(0, settings), log)
     whole = scenes.as_bytes(outputs)
     for at in range(0, len(outputs), 1 + len(outputs) // 25):
-        again = module.PartitionJoiner(0, scenes.settings(module), last=outputs[at].meta)
+        again = module.PartitionJoiner(0, settings, last=outputs[at].meta)
         try:
             if scenes.as_bytes(scenes.feed(again, log)) != whole[at + 1 :]:
                 return False
@@ -65,6 +72,7 @@ def test_a_restart_at_any_record_writes_the_same_bytes_after_it(seed: int) -> No
 
 def test_a_restart_still_knows_the_id_that_a_pending_row_would_repeat() -> None:
     assert restarts_after_a_repeat(core, 0)
+    assert restarts_long_after(core, 0)
 
 
 @RUNS
@@ -189,6 +197,12 @@ MUTANTS = {
         "for back_ms in (h, bound, h):",
         "for back_ms in (h,):",
         restarts_after_a_repeat,
+    ),
+    "rebuilds from a window without the time that an id is known": (
+        "core",
+        "(t.attribution_ticks + 1) * t.tick_ms + self.late_ms",
+        "(t.attribution_ticks + 1) * t.tick_ms",
+        restarts_long_after,
     ),
     "rebuilds from what is pending alone": (
         "core",

@@ -1,6 +1,7 @@
 """The HTTP API in-process: answers, refusals with their paths, limits, readiness, metrics."""
 
 import asyncio
+import time
 from typing import Any
 
 import httpx
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 from infra.errors import ConfigError
 from infra.hashing import hash64
 from infra.metrics import Metrics
+from infra.paramstore.publisher import last_whole
+from infra.paramstore.version import encode_meta as encode_version_meta
 from serving.api import Services, build_app, check_host
 from serving.clock import EventClock
 from serving.feedback import Feedback
@@ -130,6 +133,40 @@ def test_ready_turns_off_when_the_trainer_stands_still_and_on_when_it_catches_up
     trainer.flush()
     serving.follower.replica.advance_to_newest()
     assert client.get("/readyz").status_code == 200
+
+
+def test_age_is_the_time_since_the_end_of_what_is_served(serving, client, log):
+    """By the log's clock; an age that stayed 0 would say so to everybody while the trainer stands still."""
+    later_ms = serving.clock.now_ms() + 90_000
+    writer = log.writer("events")
+    for partition in range(log.partitions("events")):
+        value = encode_events(heartbeats(np.array([later_ms], dtype=np.int64)))
+        writer.append(partition, value, timestamp_ms=later_ms, meta=encode_meta(RecordMeta(source=2)))
+    writer.close()
+    deadline = time.monotonic() + 10
+    while serving.clock.now_ms() < later_ms and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert client.post("/v1/rank", json={"user": "U1", "items": ITEMS}).json()["age_s"] == 90.0
+
+
+def test_a_replica_whose_thread_died_is_not_ready_and_says_why(serving, client, trainer, log):
+    """It goes on answering with what it has, for ever: somebody must be told."""
+    serving.follower.start()
+    deadline = time.monotonic() + 20
+    while client.get("/readyz").status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    head = last_whole(log)
+    forked = msgspec.structs.replace(head, tick=head.tick + 1, predecessor="f" * 32, digest="e" * 32)
+    writer = log.writer("versions")
+    writer.append(0, b"not what the digest says", timestamp_ms=0, meta=encode_version_meta(forked))
+    writer.close()
+    while (ready := client.get("/readyz")).status_code == 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert not serving.follower._thread.is_alive()
+    assert ready.json()["reason"] == serving.follower.failure != ""
+    assert client.post("/v1/rank", json={"user": "U1", "items": ITEMS}).status_code == 200
 
 
 @pytest.mark.parametrize(
