@@ -5,16 +5,18 @@ mistyped command import nothing heavy.
 """
 
 import importlib
+import os
 import sys
 from contextlib import suppress
 from typing import NamedTuple
 
 import typer
 
-from infra.errors import OuzelError
+from infra.errors import ConfigError, CorruptStateError, InputError, OuzelError
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
+EXIT_MEND = 78  # a member of a fleet: starting it again mends nothing, a person must (sysexits.h: EX_CONFIG)
 
 
 class Command(NamedTuple):
@@ -80,7 +82,9 @@ def _call(name: str, command: Command, arguments: list[str]) -> int:
     except OuzelError as error:
         with suppress(OSError):  # our output lies on a disk that is full: the supervisor says so
             print(f"ouzel {name}: {error}", file=sys.stderr, flush=True)
-        return EXIT_ERROR
+        in_fleet = "OUZEL_FLEET" in os.environ  # infra.process.FLEET_VARIABLE, without what that imports
+        mend = in_fleet and isinstance(error, (ConfigError, InputError, CorruptStateError))
+        return EXIT_MEND if mend else EXIT_ERROR
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else EXIT_ERROR
     return 0

@@ -344,6 +344,17 @@ class MetricsConfig(Section, frozen=True):
     base_port: int = 0
 
 
+class SuperviseConfig(Section, frozen=True):
+    # A process of a run that ends by itself is started again after this wait, s; each further end within the window
+    # doubles it, up to the longest. Shorter is back sooner; longer spares a machine that is short of memory.
+    first_wait_s: float = 0.5
+    longest_wait_s: float = 30.0
+    # At this many ends within the window (wall s) it stays stopped: a finite run ends with its error, `up` keeps the
+    # others and says which. More outlasts longer troubles; fewer tells an operator earlier. 1: never start again.
+    max_failures: int = 5
+    window_s: float = 300.0
+
+
 class Config(Section, frozen=True):
     """The whole configuration, frozen."""
 
@@ -356,6 +367,7 @@ class Config(Section, frozen=True):
     train: TrainConfig = msgspec.field(default_factory=TrainConfig)
     serve: ServeConfig = msgspec.field(default_factory=ServeConfig)
     metrics: MetricsConfig = msgspec.field(default_factory=MetricsConfig)
+    supervise: SuperviseConfig = msgspec.field(default_factory=SuperviseConfig)
 
 
 def load_config(

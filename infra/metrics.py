@@ -108,6 +108,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("replica", "gauge", "ouzel_served_tick", "Tick of the served version."),
     Metric("replica", "gauge", "ouzel_served_lag_ticks", "Ticks between what was closed and what is served."),
     Metric("replica", "gauge", "ouzel_ready", "1 while the replica answers as ready."),
+    Metric("replica", "gauge", "ouzel_member_up", "1 while this process of the run runs; 0 while not.", ("member",)),
+    Metric("replica", "gauge", "ouzel_member_restarts", "Times it was started again, by process.", ("member",)),
     Metric("replica", "counter", "ouzel_requests_total", "HTTP requests, by route and status.", ("route", "status")),
     Metric("replica", "histogram", "ouzel_request_seconds", "HTTP request latency, s, by route.", ("route",)),
     Metric("replica", "histogram", "ouzel_sync_seconds", "Tick closed to served by this replica, wall s."),

@@ -96,6 +96,10 @@ RANGES: dict[str, str] = {
     "serve.max_candidates": "[1, 1000000]",
     "serve.max_id_chars": "[1, 65536]",
     "metrics.base_port": "[0, 64511]",  # 1,024 ports above it for the processes and their numbers
+    "supervise.first_wait_s": "[0, 86400]",
+    "supervise.longest_wait_s": "[0, 86400]",
+    "supervise.max_failures": "[1, 1000000]",
+    "supervise.window_s": "[0, 31536000]",
 }
 
 

@@ -158,6 +158,7 @@ class _Ready:
         content = {
             "ready": state.ready,
             "reason": state.reason,
+            "degraded": list(state.degraded),
             "lag_ticks": state.lag_ticks,
             "version": None if version is None else {"generation": version.generation, "tick": version.tick},
         }

@@ -112,7 +112,7 @@ def _services(process: Process, log: "EventLog", clock: "EventClock") -> "Servic
     timeline = config.time.build()
     scorer = Scorer(config.model, timeline)
     replica = Replica(ParamStore(process.folder.path, log), config)
-    follower = Follower(replica, scorer, clock, log, config, process.metrics)
+    follower = Follower(replica, scorer, clock, log, config, process.metrics, process.folder.path)
     return Services(
         follower=follower,
         scorer=scorer,

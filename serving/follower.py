@@ -6,11 +6,13 @@ Ready: a version is loaded, verified and warmed up, the thread is alive, and the
 
 import threading
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 from infra.config import Config
 from infra.errors import OuzelError
 from infra.eventlog import EventLog
+from infra.members import degraded, read_members
 from infra.metrics import Metrics
 from serving.clock import EventClock
 from serving.model import View
@@ -32,14 +34,24 @@ class Readiness(NamedTuple):
     ready: bool
     reason: str
     lag_ticks: int
+    degraded: tuple[str, ...] = ()  # which processes of the run do not run, and what is missing without them
 
 
 class Follower:
     """`start()`, then `readiness()` from any thread, then `stop()`."""
 
     def __init__(
-        self, replica: Replica, scorer: Scorer, clock: EventClock, log: EventLog, config: Config, metrics: Metrics
+        self,
+        replica: Replica,
+        scorer: Scorer,
+        clock: EventClock,
+        log: EventLog,
+        config: Config,
+        metrics: Metrics,
+        folder: Path | None = None,
     ) -> None:
+        """`folder`: of the run, where the fleet that started this process says how its members stand."""
+        self._folder = folder
         self.replica, self._scorer, self._clock, self._log = replica, scorer, clock, log
         self._timeline, self._limit = config.time.build(), config.serve.max_lag_ticks
         self._metrics = metrics
@@ -81,6 +93,13 @@ class Follower:
         return max(0, closed - self.replica.through) if closed >= 0 else 0
 
     def readiness(self) -> Readiness:
+        """Any thread may ask."""
+        missing = tuple(degraded(read_members(self._folder))) if self._folder is not None else ()
+        found = self._readiness()
+        reason = "; ".join((found.reason, *missing))
+        return found._replace(reason=reason, degraded=missing)
+
+    def _readiness(self) -> Readiness:
         lag = self.lag_ticks()
         if self.failure:
             return Readiness(False, self.failure, lag)
@@ -132,6 +151,10 @@ class Follower:
         took_s = time.monotonic() - now_s
         self._next_look_s = now_s + max(LOOK_AT_CLOSED_S, min(LOOK_SHARE * took_s, LOOK_MOST_S))
         readiness = self.readiness()
+        if self._folder is not None:
+            for member, standing in read_members(self._folder).items():
+                self._metrics.set("ouzel_member_up", float(standing.state == "running"), member=member)
+                self._metrics.set("ouzel_member_restarts", standing.restarts, member=member)
         self._metrics.set("ouzel_served_lag_ticks", readiness.lag_ticks)
         self._metrics.set("ouzel_ready", float(readiness.ready))
         self._metrics.set("ouzel_event_time_seconds", self._clock.now_ms() / 1000)

@@ -29,8 +29,9 @@ APART = (
     "model.slots.*.precision",  # of what replicas serve
 )
 # The other sections, for the record: log (where it lies; partitions are checked with the topics), wire (a limit may be
-# raised and `ouzel dead-letters replay` run; what is dead stays dead), serve and metrics (the outside of a process).
-OTHER = ("log", "wire", "serve", "metrics")
+# raised and `ouzel dead-letters replay` run; what is dead stays dead), serve, metrics and supervise (the outside of a
+# process).
+OTHER = ("log", "wire", "serve", "metrics", "supervise")
 MOST_NAMED = 8
 
 

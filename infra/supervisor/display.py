@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,11 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from infra.members import Standing
+
 PLAIN_EVERY_S = 10.0
 BAR_WIDTH = 24
+OVER = ("restarting", "stopped")
 FULL_BYTES = 1 << 20
 # Shown in columns of their own, or not at all.
 ELSEWHERE = ("state", "name", "pid", "event_time_ms", "first_ms", "last_ms", "tick")
@@ -41,10 +44,14 @@ class Display:
         if self._live is not None:
             self._live.stop()
 
-    def update(self, running: Sequence[str]) -> None:
+    def update(self, running: Sequence[str], standings: Mapping[str, Standing] | None = None) -> None:
         """Show what the processes last said of themselves; say so where their disk is full."""
         self._warn()
         said = {name: _read(self._stats / f"{name}.live.json") for name in self._names}
+        for name, standing in (standings or {}).items():
+            if standing.state != "running":
+                said[name] = {**said.get(name, {}), "state": standing.state}
+        running = [name for name in running if said[name].get("state") not in OVER]
         if self._live is not None:
             self._live.update(self._table(said, running), refresh=True)
         elif time.monotonic() >= self._next_plain:
@@ -117,7 +124,7 @@ def _state(numbers: dict[str, Any], running: bool) -> str:
     if not numbers:
         return "starting"
     state = str(numbers.get("state", ""))
-    return state if running or state in ("done", "failed") else "ended"
+    return state if running or state in ("done", "failed", *OVER) else "ended"
 
 
 def _event_time(numbers: dict[str, Any]) -> str:

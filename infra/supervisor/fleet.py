@@ -3,6 +3,10 @@
 Each is `python -m infra.cli NAME --run RUN …` with its output in `RUN/logs/<name>.log`. They speak through the logs
 of the run alone; the fleet passes nothing between them. Children live in sessions of their own, so that Ctrl-C reaches
 the fleet first, which then stops them in order: producers before their readers.
+
+A member that ends by itself is started again (`supervise` in the configuration) after a wait that doubles with each
+end; one that ends too often, or with an error that a person must mend (`EXIT_MEND`), stays stopped. `RUN/members.json`
+and `RUN/logs/supervisor.log` say so.
 """
 
 import os
@@ -17,7 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from rich.console import Console
+
+from infra.cli import EXIT_MEND, EXIT_USAGE
+from infra.config import SuperviseConfig
 from infra.errors import OuzelError
+from infra.members import Standing, write_members
 from infra.process import FLEET_VARIABLE, RunFolder, pss_bytes
 from infra.supervisor.child import ouzel
 
@@ -46,12 +55,32 @@ class Member:
 
 
 @dataclass
+class Ends:
+    """How often a member has ended by itself, and what is done about it."""
+
+    at_s: list[float] = field(default_factory=list)  # within the window
+    due_s: float | None = None  # when it is started again
+    standing: Standing = field(default_factory=Standing)
+
+
+@dataclass
 class Fleet:
-    """Processes over one run folder. `echo(name, line)` is given what they print too, from threads."""
+    """Processes over one run folder. `echo(name, line)` is given what they print too, from threads.
+
+    `supervise`: start again what ends; without it, the first end is the fleet's. `needed`: the command of which one
+    member must be left, "" where every member must; then a member that stays stopped is no end of the others.
+    `endless`: a member that ends without an error was not meant to either. `say` is given a line whenever one ends.
+    """
 
     folder: RunFolder
     members: Sequence[Member]
     echo: Callable[[str, str], None] | None = None
+    supervise: SuperviseConfig | None = None
+    needed: str = ""
+    endless: bool = False
+    say: Callable[[str], None] | None = None
+    publishes: bool = True  # members.json: one fleet of a run does
+    _ends: dict[str, Ends] = field(default_factory=dict)
     peak_pss_bytes: int = 0
     _running: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
     _logs: list[IO[bytes]] = field(default_factory=list)
@@ -62,6 +91,7 @@ class Fleet:
         """Start every member."""
         for member in self.members:
             self.start(member.name)
+        self._publish()
 
     def start(self, name: str) -> None:
         """Start one member (again, where it was killed)."""
@@ -101,10 +131,21 @@ class Fleet:
         """Names of the members that have not ended."""
         return [name for name, process in self._running.items() if process.poll() is None]
 
+    def standings(self) -> dict[str, Standing]:
+        """How each member stands."""
+        return {member.name: self._ends.get(member.name, Ends()).standing for member in self.members}
+
     def check(self) -> list[str]:
-        """Sample memory; return who is running. Raises ProcessFailed as soon as a member failed."""
+        """Sample memory; start again what is due; return who is running or will be.
+
+        Raises ProcessFailed where a member failed and stays stopped, and is needed.
+        """
         running = self.running()  # before: who fails after this is found by the next look
-        self.raise_failed()
+        if self.supervise is None:
+            self.raise_failed()
+        else:
+            self._mend(self.supervise)
+            running += [n for n, ends in self._ends.items() if ends.due_s is not None and n not in running]
         now = time.monotonic()
         if now >= self._next_sample:
             self._next_sample = now + SAMPLE_EVERY_S
@@ -112,10 +153,70 @@ class Fleet:
             self.peak_pss_bytes = max(self.peak_pss_bytes, sum(map(pss_bytes, pids)))
         return running
 
+    def _mend(self, supervise: SuperviseConfig) -> None:
+        now_s = time.monotonic()
+        for name, process in tuple(self._running.items()):
+            code = process.poll()
+            if code is None or (code == 0 and not self.endless):
+                continue
+            ends = self._ends.setdefault(name, Ends())
+            if ends.due_s is not None and now_s >= ends.due_s:
+                ends.due_s = None
+                restarts = ends.standing.restarts + 1
+                self.start(name)
+                self._stands(name, Standing("running", "was started again", restarts))
+            elif ends.due_s is None and ends.standing.state != "stopped":
+                self._ended(name, code, ends, supervise)
+
+    def _ended(self, name: str, code: int, ends: Ends, supervise: SuperviseConfig) -> None:
+        """A member ended: say when it is started again, or that it is not. Raises ProcessFailed where it is needed."""
+        now_s, before = time.monotonic(), ends.standing
+        ends.at_s = [*(at for at in ends.at_s if now_s - at < supervise.window_s), now_s]
+        failures = len(ends.at_s)
+        if code not in (EXIT_MEND, EXIT_USAGE) and failures < supervise.max_failures:
+            wait_s = min(supervise.first_wait_s * 2 ** (failures - 1), supervise.longest_wait_s)
+            ends.due_s = now_s + wait_s
+            reason = (
+                f"{ending(code)} and is started again in {wait_s:.3g} s (end {failures} of {supervise.max_failures}"
+            )
+            return self._stands(
+                name, Standing("restarting", f"{reason} within {supervise.window_s:.0f} s)", before.restarts)
+            )
+        log = self.folder.process_logs / f"{name}.log"
+        last = tail(log, 1).strip()
+        why = "which another start does not mend" if failures < supervise.max_failures else f"end {failures} of as many"
+        reason = f"{ending(code)}, {why}: it stays stopped until the command is started again; {log} ends with: {last}"
+        self._stands(name, Standing("stopped", reason, before.restarts))
+        if not self._enough():
+            raise ProcessFailed(self._why(name, code))
+        return None
+
+    def _enough(self) -> bool:
+        """Whether what has not been given up is of use without the rest."""
+        standings = self.standings()
+        return bool(self.needed) and any(
+            member.command == self.needed and standings[member.name].state != "stopped" for member in self.members
+        )
+
+    def _stands(self, name: str, standing: Standing) -> None:
+        self._ends[name].standing = standing
+        line = f"{name} {standing.reason}"
+        if self.say is not None:
+            self.say(line)
+        with suppress(OSError), open(self.folder.process_logs / "supervisor.log", "a", encoding="utf-8") as log:
+            log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {line}\n")
+        self._publish()
+
+    def _publish(self) -> None:
+        if self.publishes:
+            write_members(self.folder.path, self.standings())
+
     def raise_failed(self, *, stopped: bool = False) -> None:
         """Raises ProcessFailed where a member failed. One that was `stopped` may die of it, before it had begun."""
         for name, process in self._running.items():
             code = process.poll()
+            if stopped and name in self._ends and self._ends[name].due_s is not None:
+                continue
             if code is not None and code != 0 and not (stopped and code == -signal.SIGTERM):
                 raise ProcessFailed(self._why(name, code))
 
@@ -165,3 +266,8 @@ def tail(path: Path, lines: int = LOG_TAIL_LINES) -> str:
 def ending(code: int) -> str:
     """How a process ended, after its name."""
     return f"was killed by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def said_on(console: Console) -> Callable[[str], None]:
+    """For `Fleet(say=…)`: a line above what is drawn."""
+    return lambda line: console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)

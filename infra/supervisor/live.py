@@ -21,7 +21,7 @@ from infra.paramstore.configuration import hold_to_configuration
 from infra.process import RunFolder
 from infra.supervisor.crew import ALONE, Crew
 from infra.supervisor.display import Display
-from infra.supervisor.fleet import Fleet, Member
+from infra.supervisor.fleet import Fleet, Member, said_on
 from infra.supervisor.runs import read_source
 
 WATCH_EVERY_S = 0.2
@@ -50,14 +50,14 @@ def go_on(
     crew: Crew = ALONE,
     check: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run until Ctrl-C. Raises ProcessFailed where a process ends by itself, InputError where there is no run."""
+    """Run until Ctrl-C. Raises ProcessFailed where no replica is left to answer, InputError where there is no run."""
     config = folder.load_config()
     if not folder.store.is_dir():
         raise InputError(f"{folder.path} has no versions yet; finish it first: `ouzel run … --out {folder.path}`")
     members = live_members(config, speed=speed, port=port, crew=crew)
     check_configuration(folder, config)
     forget_absent_readers(folder, config)
-    fleet = Fleet(folder, members)
+    fleet = Fleet(folder, members, supervise=config.supervise, needed="serve", endless=True, say=said_on(console))
     address = f"http://{config.serve.host}:{port if port is not None else config.serve.port}"
     console.print(what_to_ask(address, sample_of(folder), config, speed), highlight=False, soft_wrap=True)
     try:
@@ -65,7 +65,7 @@ def go_on(
         with Display(console, folder.stats, [m.name for m in members]) as display:
             while running := fleet.check():
                 check()
-                display.update(running)
+                display.update(running, fleet.standings())
                 time.sleep(WATCH_EVERY_S)
     except KeyboardInterrupt:
         console.print("stopping")

@@ -25,7 +25,7 @@ from infra.supervisor.child import ouzel
 from infra.supervisor.crew import ALONE, Crew
 from infra.supervisor.display import Display
 from infra.supervisor.fit import again, asked_for, fitted, inspect, many_partitions, said
-from infra.supervisor.fleet import Fleet, Member, ProcessFailed, tail
+from infra.supervisor.fleet import Fleet, Member, ProcessFailed, said_on, tail
 from infra.supervisor.runlog import OWN, drop_log, placed
 from infra.supervisor.source_files import FileMark, changed, marks_of
 
@@ -175,17 +175,19 @@ def run_loop(
     """Start the loop's processes, watch them to their end, account for the run. Ctrl-C stops all of them.
 
     `check` is called while it runs, and raises where something else that the run needs has ended.
-    Raises ConfigError where the run went on live after its end, ProcessFailed where a process fails.
+    Raises ConfigError where the run went on live after its end, ProcessFailed where a process fails for good.
     """
     refuse_gone_on(folder)
-    fleet = Fleet(folder, loop_members(read_source(folder), folder.load_config(), crew))
+    config = folder.load_config()
+    members = loop_members(read_source(folder), config, crew)
+    fleet = Fleet(folder, members, supervise=config.supervise, say=said_on(console))
     started = time.monotonic()
     try:
         fleet.start_all()
         with Display(console, folder.stats, [m.name for m in fleet.members]) as display:
             while running := fleet.check():
                 check()
-                display.update(running)
+                display.update(running, fleet.standings())
                 time.sleep(WATCH_EVERY_S)
     except (OuzelError, KeyboardInterrupt):
         fleet.stop_all()

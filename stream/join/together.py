@@ -1,8 +1,8 @@
 """`ouzel join --workers N`: several joiners of the group on this machine, started, watched and stopped by one command.
 
 Each is `ouzel join --number K`, a process of its own with its log in `RUN/logs`; what it prints is also shown, behind
-its name. SIGTERM and Ctrl-C stop all of them in order, so that their partitions move at once. None is restarted: where
-one fails, the others are stopped too and the command ends with its error, for whoever started it to start again.
+its name. SIGTERM and Ctrl-C stop all of them in order, so that their partitions move at once. One that ends by itself
+is started again; one that fails too often stays stopped and the others share its partitions, until none is left.
 """
 
 import signal
@@ -41,7 +41,15 @@ def join_together(folder: RunFolder, workers: int, first: int, arguments: tuple[
     members = [numbered("joiner", "join", n, *arguments) for n in range(first, first + workers)]
     names = [member.name for member in members]
     width = max(map(len, names))
-    fleet = Fleet(folder, members, echo=lambda name, line: _say(f"{name:<{width}} | {line}"))
+    fleet = Fleet(
+        folder,
+        members,
+        echo=lambda name, line: _say(f"{name:<{width}} | {line}"),
+        supervise=config.supervise,
+        needed="join",
+        say=_say,
+        publishes=False,
+    )
     _say(f"{', '.join(names)} over {config.log.url}, {config.log.partitions} partitions; Ctrl-C stops them")
     if workers > config.log.partitions:
         _say(f"{workers - config.log.partitions} of them stand by: a partition has one worker")

@@ -118,7 +118,7 @@ def test_a_process_that_could_not_say_why_it_ended_is_said_to_have_met_a_full_di
     members.start_all()
     while members.running():
         time.sleep(0.05)
-    with pytest.raises(ProcessFailed, match=r"exit code 1; the disk of .* is full.*make some, then start again"):
+    with pytest.raises(ProcessFailed, match=r"exit code 78; the disk of .* is full.*make some, then start again"):
         members.check()
     members.close()
 

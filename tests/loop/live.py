@@ -1,17 +1,21 @@
 """`ouzel up` as a user runs it: started, asked what it prints, told to stop."""
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import psutil
 
 from infra.process import RunFolder
 from infra.supervisor.broker import free_ports
@@ -25,7 +29,7 @@ class Live:
 
     def __init__(self, folder: RunFolder, output: Path, *flags: str) -> None:
         (port,) = free_ports(1)
-        self._output = output
+        self._folder, self._output = folder, output
         self._file = open(output, "w", encoding="utf-8")  # noqa: SIM115
         command = [sys.executable, "-m", "infra.cli", "up", "--run", str(folder.path)]
         command += ["--speed", str(SPEED), "--port", str(port), *flags]
@@ -87,6 +91,34 @@ class Live:
         self._wait(lambda: self.rank()["tick"] >= tick, f"serves a version of tick {tick}")
         return self.rank()
 
+    def kill(self, name: str) -> None:
+        """SIGKILL one of its processes, once it has started."""
+        live = self._folder.stats / f"{name}.live.json"
+        children = {child.pid for child in psutil.Process(self._process.pid).children()}
+        self._wait(lambda: json.loads(live.read_bytes())["pid"] in children, f"starts {name}")
+        os.kill(json.loads(live.read_bytes())["pid"], signal.SIGKILL)
+
+    def degraded_for(self, name: str) -> list[str]:
+        """What `/readyz` says is missing, as soon as it says so of this process."""
+        found: list[str] = []
+
+        def told() -> bool:
+            found[:] = self.readyz()["degraded"]
+            return any(sentence.startswith(name) for sentence in found)
+
+        self._wait(told, f"says that {name} does not run")
+        return found
+
+    def readyz(self) -> dict[str, Any]:
+        """The answer, whatever its status."""
+        try:
+            with urllib.request.urlopen(self._rank.replace("/v1/rank", "/readyz"), timeout=10) as answer:
+                result: dict[str, Any] = json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                result = json.load(error)
+        return result
+
     def _answers(self) -> bool:
         try:
             return bool(self.rank())
@@ -98,7 +130,7 @@ class Live:
         while not done():
             assert self._process.poll() is None, f"ended before it {what}:\n{self.said}"
             assert time.monotonic() < deadline, f"{PATIENCE_S} s, and it never {what}:\n{self.said}"
-            time.sleep(0.2)
+            time.sleep(0.1)
 
 
 def _post(url: str, body: str) -> dict[str, Any]:

@@ -99,14 +99,17 @@ def test_killing_every_process_in_the_middle_over_kafka_gives_equal_digests(
 
 
 def kill_each(folder: RunFolder, crew: Crew, *names: str) -> None:
-    """Run the loop; kill and start again each of these processes once it is at work."""
-    fleet = Fleet(folder, loop_members(read_source(folder), folder.load_config(), crew))
+    """Run the loop; kill each of these processes once it is at work: the fleet starts it again."""
+    config = folder.load_config()
+    fleet = Fleet(folder, loop_members(read_source(folder), config, crew), supervise=config.supervise)
     try:
         fleet.start_all()
         for name in names:
             wait_until_busy(folder, name)
             fleet.kill(name)
-            fleet.start(name)
+            while fleet.standings()[name].restarts == 0:
+                fleet.check()
+                time.sleep(0.01)
         wait_for_the_end(fleet)
     finally:
         fleet.stop_all()
@@ -159,7 +162,7 @@ def test_a_finished_run_is_continued_by_the_same_command_and_changes_nothing(str
 def test_a_finished_run_goes_on_learns_what_is_posted_and_is_derived_again(straight: Run, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "copy")
     shutil.copytree(straight.folder.path, folder.path)
-    check_that_it_goes_on(folder, tmp_path)
+    check_that_it_goes_on(folder, tmp_path, "--replicas", "2", killed=("joiner", "replica-2"))
 
 
 @pytest.mark.slow
@@ -172,18 +175,30 @@ def test_a_finished_run_over_kafka_goes_on_learns_what_is_posted_and_is_derived_
     drop_log(folder, Console(quiet=True))
 
 
-def check_that_it_goes_on(folder: RunFolder, output: Path, *flags: str) -> None:
-    """`ouzel up`: what it says to ask is answered, what it says to post is learned; twice; then `ouzel verify`."""
+def check_that_it_goes_on(folder: RunFolder, output: Path, *flags: str, killed: tuple[str, ...] = ()) -> None:
+    """`ouzel up`: what it says to ask is answered, what it says to post is learned; twice; then `ouzel verify`.
+
+    `killed` are killed first, and started again beside the others, which go on answering.
+    """
     ticks = folder.load_config().time.build()
     with Live(folder, output / "first.txt", *flags) as live:
         before = live.rank()
         assert live.clicked in before["scores"]
         assert all(item.startswith("N") for item in before["scores"])
+        for name in killed:
+            live.kill(name)
+            assert live.rank()["scores"].keys() == before["scores"].keys()
+            assert any(sentence.startswith(f"{name} was killed") for sentence in live.degraded_for(name)), name
         after = live.rank_at(live.click() // ticks.tick_ms + ticks.attribution_ticks)
         rise = {item: score / before["scores"][item] for item, score in after["scores"].items()}
         assert rise[live.clicked] > 1
         assert rise[live.clicked] == max(rise.values())
     assert live.returncode == 0, live.said
+    for name in killed:
+        assert (
+            f"{name} was killed by signal SIGKILL and is started again in 0.5 s (end 1 of 5 within 300 s)" in live.said
+        )
+        assert f"{name} was started again" in live.said
     with Live(folder, output / "second.txt", *flags) as live:
         assert live.rank()["tick"] >= after["tick"]
         live.post("one that waits")

@@ -120,7 +120,7 @@ def test_ready_turns_off_when_the_trainer_stands_still_and_on_when_it_catches_up
     monkeypatch.setattr(follower, "closed_through", lambda log: tick)
     serving.follower._look()
     assert client.get("/readyz").json() | {"version": 0} == {
-        "ready": True, "reason": "ready", "lag_ticks": 0, "version": 0,
+        "ready": True, "reason": "ready", "degraded": [], "lag_ticks": 0, "version": 0,
     }  # fmt: skip
     monkeypatch.setattr(follower, "closed_through", lambda log: tick + 11)
     serving.follower._next_look_s = 0.0
