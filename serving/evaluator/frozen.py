@@ -12,7 +12,7 @@ from serving.evaluator.nightly import before_midnight
 from serving.model import View
 from stream.features.catalogue import Catalogue
 from stream.features.context import N_FEATURES, item_context
-from stream.features.keys import KeyIndex, find_row, grown, insert_row
+from stream.features.keys import KeyIndex, grown, put_row, row_of
 
 
 class FrozenContext:
@@ -55,7 +55,7 @@ def _read(
     unknown = np.empty(len(items), np.int64)
     n = 0
     for i in range(len(items)):
-        row = find_row(items[i], slots, keys)
+        row = row_of(items[i], slots, keys)
         if row < 0:
             unknown[n] = i
             n += 1
@@ -75,7 +75,7 @@ def _keep(
     rows: NDArray[np.float32],
 ) -> int:
     for i in range(len(items)):
-        insert_row(items[i], n, slots, keys)
+        put_row(items[i], n, slots, keys)
         for j in range(rows.shape[1]):
             rows[n, j] = new[i, j]
         n += 1

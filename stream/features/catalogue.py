@@ -17,7 +17,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from infra.ticks import Timeline
-from stream.features.keys import UNKNOWN, KeyIndex, find_row, grown, insert_row, own
+from stream.features.keys import UNKNOWN, KeyIndex, grown, own, put_row, row_of
 
 Keys = NDArray[np.int64]
 Tensors = dict[str, NDArray[Any]]
@@ -74,7 +74,7 @@ NO_ITEMS = ItemRows(_NONE, _NONE, _NONE, _NONE, _NONE, np.zeros(1, np.int64), _N
 @njit(cache=True, nogil=True)
 def row_as_of(key: int, tick: int, slots: NDArray[np.int32], keys: Keys, newest: Keys, facts: NDArray[np.int64]) -> int:
     """Row of what is known of an item at `tick`, -1 for nothing."""
-    entry = find_row(key, slots, keys)
+    entry = row_of(key, slots, keys)
     if entry < 0:
         return np.int64(-1)  # type: ignore[return-value]
     row: int = newest[entry]
@@ -119,11 +119,11 @@ def _add(
 ) -> tuple[int, int, int]:
     entries, rows, n_words = n
     for i in range(len(new_keys)):
-        entry = find_row(new_keys[i], slots, keys)
+        entry = row_of(new_keys[i], slots, keys)
         if entry < 0:
             entry = entries
             entries += 1
-            insert_row(new_keys[i], entry, slots, keys)
+            put_row(new_keys[i], entry, slots, keys)
             newest[entry] = -1
         after = np.int64(-1)
         row = newest[entry]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from stream.features.catalogue import CATEGORY, PUBLISHED, Catalogue, row_as_of
 from stream.features.counter_kernels import decayed
 from stream.features.counters import CounterState
-from stream.features.keys import UNKNOWN, find_row, own
+from stream.features.keys import UNKNOWN, own, row_of
 
 FEATURE_NAMES = (
     "item_shown_fast",
@@ -71,10 +71,10 @@ def _context(
     out = np.empty((len(items), N_FEATURES), np.float32)
     rows = np.empty(len(items), np.int64)
     for i in range(len(items)):
-        row = find_row(items[i], slots, keys)
+        row = row_of(items[i], slots, keys)
         fact = row_as_of(items[i], tick, slots_of_item, item_keys, newest, facts)
         key = facts[fact, CATEGORY] if fact >= 0 else UNKNOWN
-        c_row = find_row(key, c_slots, c_keys) if key != UNKNOWN else -1
+        c_row = row_of(key, c_slots, c_keys) if key != UNKNOWN else -1
         _rates(out[i], np.int64(0), decayed(values, last_tick, row, tick, powers))
         _rates(out[i], np.int64(4), decayed(c_values, c_last_tick, c_row, tick, powers))
         age_ms = 0

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from stream.features.keys import find_row, insert_row, unique_into
+from stream.features.keys import distinct_into, put_row, row_of
 from stream.outcomes import LEFT_OUT, POSITIVE
 
 Floats = NDArray[np.float32]
@@ -68,7 +68,7 @@ def decayed(
 def tally(keys: NDArray[np.int64], labels: NDArray[np.uint8]) -> tuple[Any, Any, Any]:
     unique = np.empty(len(keys), np.int64)
     index = np.empty(len(keys), np.int64)
-    n = unique_into(keys, np.bool_(False), unique, index)
+    n = distinct_into(keys, np.bool_(False), unique, index)
     shown = np.zeros(n, np.int64)
     clicked = np.zeros(n, np.int64)
     for i in range(len(keys)):
@@ -83,7 +83,7 @@ def tally(keys: NDArray[np.int64], labels: NDArray[np.uint8]) -> tuple[Any, Any,
 def roll_up(keys: NDArray[np.int64], shown: NDArray[np.int64], clicked: NDArray[np.int64]) -> tuple[Any, Any, Any]:
     unique = np.empty(len(keys), np.int64)
     index = np.empty(len(keys), np.int64)
-    n = unique_into(keys, np.bool_(True), unique, index)
+    n = distinct_into(keys, np.bool_(True), unique, index)
     total_shown = np.zeros(n, np.int64)
     total_clicked = np.zeros(n, np.int64)
     for i in range(len(keys)):
@@ -111,11 +111,11 @@ def update_rows(
     out_last = np.empty(len(keys), np.int32)
     out_first = np.empty(len(keys), np.int32)
     for i in range(len(keys)):
-        row = find_row(keys[i], slots, table_keys)
+        row = row_of(keys[i], slots, table_keys)
         if row < 0:
             row = n
             n += 1
-            insert_row(keys[i], row, slots, table_keys)
+            put_row(keys[i], row, slots, table_keys)
             for j in range(4):
                 values[row, j] = np.float32(0.0)
             first_tick[row] = tick
@@ -147,11 +147,11 @@ def upsert_rows(
     first_tick: NDArray[np.int32],
 ) -> int:
     for i in range(len(keys)):
-        row = find_row(keys[i], slots, table_keys)
+        row = row_of(keys[i], slots, table_keys)
         if row < 0:
             row = n
             n += 1
-            insert_row(keys[i], row, slots, table_keys)
+            put_row(keys[i], row, slots, table_keys)
         for j in range(4):
             values[row, j] = new_values[i, j]
         last_tick[row] = new_last[i]
@@ -173,7 +173,7 @@ def read_rows(
     out = np.empty((len(keys), 4), np.float32)
     first = np.empty(len(keys), np.int32)
     for i in range(len(keys)):
-        row = find_row(keys[i], slots, table_keys)
+        row = row_of(keys[i], slots, table_keys)
         out[i, 0], out[i, 1], out[i, 2], out[i, 3] = decayed(values, last_tick, row, tick, powers)
         first[i] = first_tick[row] if row >= 0 else -1
     return out, first

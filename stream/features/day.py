@@ -18,7 +18,7 @@ from stream.features.batch import Batch, Impressions, assemble, row_columns
 from stream.features.catalogue import Catalogue
 from stream.features.context import N_FEATURES, context_and_rows
 from stream.features.counters import LaggedCounters
-from stream.features.keys import distinct, own, unique_into
+from stream.features.keys import distinct, distinct_into, own
 from stream.sampling import KEEP_ALL, Sampling
 
 Ints = NDArray[np.int64]
@@ -37,11 +37,11 @@ def _entries(ids: Ints, items: Ints, facts_of: Ints, ctx: Floats, ctx_of_row: In
         codes[i] = items[ids[i]]
         for j in range(ctx.shape[1]):
             out_ctx[i, j] = ctx[ids[i], j]
-    unique_into(codes, np.bool_(False), unique, index)
+    distinct_into(codes, np.bool_(False), unique, index)
     for i in range(n):  # a row of the catalogue names its item; unlisted items go by a negative number
         row = facts_of[ids[i]]
         codes[i] = row if row >= 0 else -1 - index[i]
-    m = unique_into(codes, np.bool_(False), unique, index)
+    m = distinct_into(codes, np.bool_(False), unique, index)
     out_items = np.empty(m, np.int64)
     out_facts = np.empty(m, np.int64)
     for i in range(n):

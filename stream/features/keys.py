@@ -2,12 +2,14 @@
 
 Rows are numbered in the order in which keys first appear, so nothing here depends on hashing, growth or addresses:
 where a key's slot lies never reaches a value. Open addressing with linear probes at no more than half load; a
-slot holds a row number, -1 is empty, and the key itself is read from the dense `keys` column.
+slot holds a row number, -1 is empty, and the key itself is read from the dense `keys` column. Clients choose keys, so
+each table hashes with a secret of its own, behind its last slot: whoever knows this file finds no keys that collide.
 
 The embedding table's index is another one on purpose: it serves readers while it changes, and frees rows; this one
 only grows.
 """
 
+import secrets
 from typing import Any
 
 import numpy as np
@@ -20,20 +22,28 @@ UNKNOWN = 0
 
 
 @njit(cache=True, nogil=True)
-def slot_of(key: int, mask: int) -> int:
+def slot_of(key: int, mask: int, secret: int) -> int:
     """First slot to probe."""
-    h = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
+    h = np.uint64(secret) * np.uint64(0xD6E8FEB86659FD93)
+    h = (np.uint64(key) ^ h ^ (h >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15)
     h ^= h >> np.uint64(29)
     h *= np.uint64(0xBF58476D1CE4E5B9)
     h ^= h >> np.uint64(32)
     return np.int64(h & np.uint64(mask))  # type: ignore[return-value]
 
 
+def empty_slots(size: int) -> NDArray[np.int32]:
+    """`size` empty slots, a power of two, and a new secret behind them."""
+    slots = np.full(size + 1, -1, np.int32)
+    slots[size] = secrets.randbits(31)
+    return slots
+
+
 @njit(cache=True, nogil=True)
-def find_row(key: int, slots: NDArray[np.int32], keys: Keys) -> int:
+def row_of(key: int, slots: NDArray[np.int32], keys: Keys) -> int:
     """Row of a key, -1 where absent."""
-    mask = len(slots) - 1
-    at = slot_of(key, mask)
+    mask = len(slots) - 2
+    at = slot_of(key, mask, slots[mask + 1])
     while slots[at] >= 0:
         if keys[slots[at]] == key:
             return np.int64(slots[at])  # type: ignore[return-value]
@@ -42,10 +52,10 @@ def find_row(key: int, slots: NDArray[np.int32], keys: Keys) -> int:
 
 
 @njit(cache=True, nogil=True)
-def insert_row(key: int, row: int, slots: NDArray[np.int32], keys: Keys) -> None:
+def put_row(key: int, row: int, slots: NDArray[np.int32], keys: Keys) -> None:
     """Number an absent key. The caller has reserved room."""
-    mask = len(slots) - 1
-    at = slot_of(key, mask)
+    mask = len(slots) - 2
+    at = slot_of(key, mask, slots[mask + 1])
     while slots[at] >= 0:
         at = (at + 1) & mask
     slots[at] = row
@@ -53,7 +63,7 @@ def insert_row(key: int, row: int, slots: NDArray[np.int32], keys: Keys) -> None
 
 
 @njit(cache=True, nogil=True)
-def unique_into(values: Keys, skip_unknown: bool | np.bool_, unique: Keys, index: Keys) -> int:
+def distinct_into(values: Keys, skip_unknown: bool | np.bool_, unique: Keys, index: Keys) -> int:
     """Distinct values in the order of first appearance; index[i] is the place of values[i], -1 where skipped.
 
     Kernels pass `np.bool_(...)`: numba would compile this again for each literal.
@@ -63,13 +73,14 @@ def unique_into(values: Keys, skip_unknown: bool | np.bool_, unique: Keys, index
         size *= 2
     slots = np.full(size, -1, np.int32)
     mask = size - 1
+    secret = np.random.randint(1, 1 << 31)  # numba's own generator, which the system seeds; no value depends on it
     n = 0
     for i in range(len(values)):
         key = values[i]
         if skip_unknown and key == UNKNOWN:
             index[i] = -1
             continue
-        at = slot_of(key, mask)
+        at = slot_of(key, mask, secret)
         while slots[at] >= 0 and unique[slots[at]] != key:
             at = (at + 1) & mask
         if slots[at] < 0:
@@ -85,15 +96,15 @@ def distinct(values: Keys, skip_unknown: bool | np.bool_) -> tuple[Keys, Keys]:
     """(distinct values in the order of first appearance, index of each value in them)."""
     unique = np.empty(len(values), np.int64)
     index = np.empty(len(values), np.int64)
-    n = unique_into(values, skip_unknown, unique, index)
+    n = distinct_into(values, skip_unknown, unique, index)
     return unique[:n].copy(), index
 
 
 @njit(cache=True, nogil=True)
 def _rehash(slots: NDArray[np.int32], keys: Keys, n: int) -> None:
-    mask = len(slots) - 1
+    mask = len(slots) - 2
     for row in range(n):
-        at = slot_of(keys[row], mask)
+        at = slot_of(keys[row], mask, slots[mask + 1])
         while slots[at] >= 0:
             at = (at + 1) & mask
         slots[at] = row
@@ -102,13 +113,13 @@ def _rehash(slots: NDArray[np.int32], keys: Keys, n: int) -> None:
 class KeyIndex:
     """Key → row number. Kernels read and write `slots`, `keys` and the count; Python only makes room."""
 
-    __slots__ = ("keys", "n", "slots")
+    __slots__ = ("keys", "n", "slots")  # the last of `slots` is the secret
 
     def __init__(self, capacity: int = 64) -> None:
         size = 16
         while size < 2 * capacity:
             size *= 2
-        self.slots: NDArray[np.int32] = np.full(size, -1, np.int32)
+        self.slots: NDArray[np.int32] = empty_slots(size)
         self.keys: Keys = np.empty(size // 2, np.int64)
         self.n = 0
 
@@ -124,10 +135,10 @@ class KeyIndex:
         """Make room for `more` new keys; True where the capacity grew, so that columns beside must grow too."""
         if self.n + more <= len(self.keys):
             return False
-        size = len(self.slots)
+        size = len(self.slots) - 1
         while size // 2 < self.n + more:
             size *= 2
-        self.slots = np.full(size, -1, np.int32)
+        self.slots = empty_slots(size)
         self.keys = grown(self.keys, size // 2)
         _rehash(self.slots, self.keys, self.n)
         return True

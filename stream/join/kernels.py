@@ -10,7 +10,7 @@ An id is the pair (impression, user): an engagement of another user finds nothin
     records  (n, R_*)       impression, user, known until (W, ms), pending number or -1, first and last waiting or -1
     pending  (n, P_*)       impressions that have not left, in input order; lists lie in three arenas, in the same order
     waiting  (ring, W_*)    engagements before their impression, by running number & (ring - 1), deadlines ascending
-    scalars  (S_*,)         watermarks and fill levels
+    scalars  (S_*,)         watermarks and fill levels; a secret that the table hashes with, for clients choose ids
 """
 
 import numpy as np
@@ -20,7 +20,8 @@ R_IMPRESSION, R_USER, R_EXPIRY, R_PENDING, R_HEAD, R_TAIL, R_WIDTH = 0, 1, 2, 3,
 P_IMPRESSION, P_USER, P_SHOWN, P_OFFSET, P_ROW, P_FIRST, P_CLOSE, P_RECORD = 0, 1, 2, 3, 4, 5, 6, 7
 P_HISTORY, P_HISTORY_N, P_ITEMS, P_ITEMS_N, P_WIDTH = 8, 9, 10, 11, 12
 W_DEADLINE, W_OPEN, W_RECORD, W_NEXT, W_ITEM, W_ACTION, W_TIME, W_WIDTH = 0, 1, 2, 3, 4, 5, 6, 7
-S_W, S_W_BEFORE, S_RECORDS, S_PENDING, S_HISTORY, S_ITEMS, S_WAIT_LO, S_WAIT_HI, S_WIDTH = 0, 1, 2, 3, 4, 5, 6, 7, 8
+S_W, S_W_BEFORE, S_RECORDS, S_PENDING, S_HISTORY, S_ITEMS, S_WAIT_LO, S_WAIT_HI, S_SECRET = 0, 1, 2, 3, 4, 5, 6, 7, 8
+S_WIDTH = 9
 C_EVENTS, C_IMPRESSIONS, C_ENGAGEMENTS, C_JOINED_IMPRESSIONS, C_JOINED_ENGAGEMENTS = 0, 1, 2, 3, 4
 C_FUTURE, C_LATE_IMPRESSION, C_DUPLICATE_IMPRESSION, C_LATE, C_ORPHAN, C_DUPLICATE_ENGAGEMENT = 5, 6, 7, 8, 9, 10
 C_UNKNOWN_ITEM, C_MALFORMED, C_OVER_USER_CAP, C_OVER_ITEM_CAP, C_WIDTH = 11, 12, 13, 14, 15
@@ -30,10 +31,14 @@ TIME_LIMIT = 2**52  # ms: times beyond ± 142,000 years are no times
 
 
 @njit(cache=True, nogil=True)
-def _find(table, records, impression, user):  # type: ignore[no-untyped-def]
+def _find(table, records, secret, impression, user):  # type: ignore[no-untyped-def]
     """Slot of the id, or of the free place where it belongs."""
     mask = len(table) - 1
-    h = np.uint64(impression) * np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(user)
+    h = (np.uint64(impression) ^ np.uint64(secret)) * np.uint64(0x9E3779B97F4A7C15)
+    h ^= h >> np.uint64(32)  # before the user comes in: else pairs of the two cancel each other whatever the secret
+    h *= np.uint64(0xD6E8FEB86659FD93)
+    h ^= h >> np.uint64(32) ^ np.uint64(user)
+    h *= np.uint64(0x9E3779B97F4A7C15)
     h ^= h >> np.uint64(32)
     h *= np.uint64(0xD6E8FEB86659FD93)
     h ^= h >> np.uint64(32)
@@ -49,7 +54,7 @@ def _find(table, records, impression, user):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def _record(table, records, scalars, impression, user):  # type: ignore[no-untyped-def]
     """Number of the id's record; a new one is unknown and has nothing waiting."""
-    slot = _find(table, records, impression, user)
+    slot = _find(table, records, scalars[S_SECRET], impression, user)
     if table[slot] >= 0:
         return table[slot]
     record = scalars[S_RECORDS]
@@ -326,7 +331,7 @@ def purge(table, records, pending, waiting, scalars, new_table, new_records):  #
     for r in range(scalars[S_RECORDS]):
         if records[r, R_EXPIRY] <= scalars[S_W] and records[r, R_PENDING] < 0 and records[r, R_HEAD] < 0:
             continue
-        slot = _find(new_table, new_records, records[r, R_IMPRESSION], records[r, R_USER])
+        slot = _find(new_table, new_records, scalars[S_SECRET], records[r, R_IMPRESSION], records[r, R_USER])
         new_table[slot] = n
         for j in range(R_WIDTH):
             new_records[n, j] = records[r, j]

@@ -4,6 +4,7 @@ Room is made before a record's rows are applied, so that kernels never grow anyt
 window of event time: back-pressure bounds how fast rows come, `late_ms` how long ids stay.
 """
 
+import secrets
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ class JoinState:
         self._waiting = np.empty((_RING, k.W_WIDTH), dtype=np.int64)
         self._scalars = np.zeros(k.S_WIDTH, dtype=np.int64)
         self._scalars[[k.S_W, k.S_W_BEFORE]] = k.NO_WATERMARK
+        self._scalars[k.S_SECRET] = secrets.randbits(62)
         self.counts = np.zeros(k.C_WIDTH, dtype=np.int64)
 
     @property

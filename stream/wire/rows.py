@@ -12,6 +12,7 @@ from numba import njit
 
 from stream.columns import I64, U8, Lists
 from stream.events import LIVE, ActionKind, EventColumns, EventKind
+from stream.features.keys import slot_of
 from stream.wire.dead import Fault, Reason
 from stream.wire.keys import Ids
 from stream.wire.limits import Rules, beat_ms, check_id, check_impression, check_ingested, check_time, moment_ms
@@ -178,10 +179,11 @@ def _first_repeats(firsts, items, keys):  # type: ignore[no-untyped-def]
     owner = np.full(size, -1, np.int64)  # row that filled a slot of this one hash table, which all rows share
     held = np.empty(size, np.int64)
     found = np.full(len(items), -1, np.int64)
+    secret = np.random.randint(1, 1 << 31)  # clients choose keys; no value depends on it
     for r in range(len(items)):
         for j in range(items[r]):
             key = keys[firsts[r] + 2 + j]
-            slot = np.int64((np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)) & (size - 1)
+            slot = slot_of(key, size - 1, secret)
             while owner[slot] == r and held[slot] != key:
                 slot = (slot + 1) & (size - 1)
             if owner[slot] == r:
