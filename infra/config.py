@@ -16,6 +16,7 @@ import msgspec
 
 from infra import ranges
 from infra.errors import ConfigError
+from infra.speed import replay_speed
 from infra.ticks import Timeline
 
 ENV_PREFIX = "OUZEL_"
@@ -128,7 +129,7 @@ class LogConfig(Section, frozen=True):
 class ReplayConfig(Section, frozen=True):
     # Seed of the simulated delays.
     seed: int = 1
-    # "max", or a multiple of real time such as "60x".
+    # "max", or event seconds a wall second: "60x" or "60".
     speed: str = "max"
     # Median and sigma of the log-normal delay from impression to engagement, s: 95 % arrive within 120 s.
     engagement_delay_median_s: float = 20.0
@@ -334,6 +335,19 @@ class ServeConfig(Section, frozen=True):
     max_body_bytes: int = 1 << 20
     max_candidates: int = 1_000
     max_id_chars: int = 128
+    # Open connections; a new one beyond them takes the place of the one that has been without a whole request longest.
+    # Each is a file descriptor and its buffers.
+    max_connections: int = 512
+    # Requests that may wait for their answer; beyond them 503 with Retry-After. More smooths bursts, and the last one
+    # of a burst waits longer. Health, readiness and metrics are answered whatever waits.
+    max_waiting: int = 64
+    # Bytes of a request's line and headers.
+    max_head_bytes: int = 16_384
+    # How long a request's head may take from its first byte, its body after the head, and the pause before the next
+    # request, s. Longer suits slow networks, and keeps half-sent requests longer.
+    head_s: float = 5.0
+    body_s: float = 10.0
+    keep_alive_s: float = 5.0
     # Precision of served rows: "float32" as trained, "float16" (half the memory, rows off by 0.02 % of their norm), or
     # "int8" (a third at dimension 16, rows off by about 0.5 %).
     precision: Precision = "float16"
@@ -395,6 +409,8 @@ def load_config(
             raise ConfigError(f"--set {text}: write it as section.key=value")
         # The value is not shown: it may be a secret that was meant for the environment.
         _merge(tree, _nest(key.strip().split("."), _value(value.strip())), where=f"--set {key.strip()}=…")
+    if isinstance(speed := tree["replay"]["speed"], int | float):  # 60 is "60"
+        tree["replay"]["speed"] = repr(speed)
     try:
         config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
@@ -403,6 +419,7 @@ def load_config(
     refuse_credentials(config.log.url, "log.url")
     config.time.build()
     config.log.kafka.check(3 * config.time.attribution_s + config.join.late_s)
+    replay_speed(config.replay.speed)
     for slot, options in config.model.slots.items():
         options.check(slot)
     return config

@@ -111,6 +111,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("replica", "gauge", "ouzel_member_up", "1 while this process of the run runs; 0 while not.", ("member",)),
     Metric("replica", "gauge", "ouzel_member_restarts", "Times it was started again, by process.", ("member",)),
     Metric("replica", "counter", "ouzel_requests_total", "HTTP requests, by route and status.", ("route", "status")),
+    Metric("replica", "counter", "ouzel_refused_total", "Connections and requests cut off, by reason.", ("reason",)),
     Metric("replica", "histogram", "ouzel_request_seconds", "HTTP request latency, s, by route.", ("route",)),
     Metric("replica", "histogram", "ouzel_sync_seconds", "Tick closed to served by this replica, wall s."),
     Metric("evaluator", "gauge", "ouzel_auc_impression", "Mean impression AUC, last event hour, by arm.", ("arm",)),

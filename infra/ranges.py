@@ -95,6 +95,12 @@ RANGES: dict[str, str] = {
     "serve.max_body_bytes": f"[1, {1 << 30}]",
     "serve.max_candidates": "[1, 1000000]",
     "serve.max_id_chars": "[1, 65536]",
+    "serve.max_connections": "[2, 100000]",
+    "serve.max_waiting": "[1, 100000]",
+    "serve.max_head_bytes": "[1024, 1048576]",
+    "serve.head_s": "(0, 3600]",
+    "serve.body_s": "(0, 3600]",
+    "serve.keep_alive_s": "(0, 3600]",
     "metrics.base_port": "[0, 64511]",  # 1,024 ports above it for the processes and their numbers
     "supervise.first_wait_s": "[0, 86400]",
     "supervise.longest_wait_s": "[0, 86400]",

@@ -2,7 +2,7 @@
 
     while a replay runs        the newest `ingested_at` in `events`
     after it ended             that moment, and the wall time since, times a speed: the replay's clock goes on
-    without a replay           the wall clock
+    without a replay           the wall clock, also after a suspend or a step of it (`wall`)
 
 So a click that is posted after a replay of 2019 lands minutes after its last event, not years. One process a run writes
 the heartbeats of a clock that goes on (a lock says which); the others read the time from the log, in a thread that asks
@@ -26,6 +26,7 @@ READ_SHARE = 20  # ... or this many times what reading it takes: on a cluster it
 READ_MOST_S = 2.0  # ... but no longer: reading that took an outage is no measure
 ASK_WAIT_S = 0.25  # whoever asks waits so long for the answer, and takes what is known
 CLOSE_WAIT_S = 1.0
+BEHIND_SHARE = 2  # time passes at half its speed while it is ahead of a wall clock that was set back
 SCAN_RECORDS = 256
 
 
@@ -50,13 +51,14 @@ class EventClock:
         monotonic_s: Callable[[], float] = time.monotonic,
         wall_s: Callable[[], float] = time.time,
     ) -> None:
-        if not speed > 0:
+        if not 0 < speed < float("inf"):
             raise ValueError(f"speed {speed}: event seconds a wall second, above 0")
         self._log, self._mode, self._speed = log, mode, speed
         self._monotonic_s, self._wall_s = monotonic_s, wall_s
         self._lock_file, self._lock = lock_file, threading.Lock()
         self._held: IO[bytes] | None = None
         self._start: tuple[int, float] | None = None  # event ms and monotonic s at which the clock went on by itself
+        self._wall_start: tuple[int, float] | None = None  # ... and, by the wall clock, event ms and wall s
         self._newest_ms = 0
         self._next_read_s = self._next_try_s = float("-inf")
         self._asking: threading.Thread | None = None
@@ -71,10 +73,20 @@ class EventClock:
         self._ask_if_due()
         with self._lock:
             if self._start is not None:
-                start_ms, start_s = self._start
-                now = start_ms + int((self._monotonic_s() - start_s) * 1000 * self._speed)
-                self._newest_ms = max(self._newest_ms, now)
+                self._newest_ms = max(self._newest_ms, self._passed_ms(*self._start))
             return self._newest_ms
+
+    def _passed_ms(self, start_ms: int, start_s: float) -> int:
+        """What the time has become by itself. A monotonic clock stands still in a suspend: `wall` goes by both."""
+        now_s = self._monotonic_s()
+        if self._wall_start is None:
+            return start_ms + int((now_s - start_s) * 1000 * self._speed)
+        anchor_ms, anchor_s = self._wall_start
+        wall_ms = anchor_ms + int((self._wall_s() - anchor_s) * 1000 * self._speed)
+        slow_ms = start_ms + int((now_s - start_s) * 1000 * self._speed / BEHIND_SHARE)
+        if wall_ms >= slow_ms:
+            self._start = (wall_ms, now_s)
+        return max(wall_ms, slow_ms)
 
     def go_on_if_due(self) -> bool:
         """Start running where nobody else moves time: the replay ended, or there is none and mode is `wall`."""
@@ -89,10 +101,12 @@ class EventClock:
             self._next_try_s = started + min(READ_SHARE * (self._monotonic_s() - started), READ_MOST_S)
             self._release()
             return False
-        newest = self._newest_in_log()
-        if self._mode is ClockMode.WALL:
-            newest = max(newest, int(self._wall_s() * 1000))
+        newest, wall_s = self._newest_in_log(), self._wall_s()
         with self._lock:
+            if self._mode is ClockMode.WALL:
+                wall_ms = int(wall_s * 1000)
+                newest = max(newest, wall_ms)
+                self._wall_start = (wall_ms if self._speed == 1 else newest, wall_s)
             self._start = (newest, self._monotonic_s())
         return True
 

@@ -1,5 +1,6 @@
 """`ouzel serve`, `ouzel evaluate`, `ouzel report`: wires what the rest of `serving` defines."""
 
+import math
 import socket
 import threading
 from pathlib import Path
@@ -9,6 +10,7 @@ import typer
 
 from infra.errors import ConfigError
 from infra.process import Process, RunFolder
+from infra.speed import live_speed
 
 if TYPE_CHECKING:
     import uvicorn
@@ -22,7 +24,7 @@ UntilEndOption = Annotated[
     bool, typer.Option("--until-end/--follow", help="Stop once the replay's end has passed, or go on until stopped.")
 ]
 CLOCK_HELP = "auto: continue a finished replay; wall: no replay, wall time; off: go by the log alone."
-MAX_CONNECTIONS = 512
+BACKLOG = 128  # connections that the kernel holds for us
 PROGRESS_S = 0.25
 
 
@@ -35,7 +37,7 @@ def serve(
         str,
         typer.Option(help="auto: continue a finished replay; wall: no replay, wall time; off: go by the log alone."),
     ] = "auto",
-    speed: Annotated[float, typer.Option(help="Event seconds a wall second, once the clock goes on.")] = 1.0,
+    speed: Annotated[str, typer.Option(help="Event seconds a wall second once the clock goes on: 10, or 10x.")] = "1",
     number: Annotated[int, typer.Option(help="Which of several replicas this is, from 1 on.")] = 1,
 ) -> None:
     """Serve a run over HTTP: rank, take events, say how fresh the answers are."""
@@ -43,6 +45,7 @@ def serve(
     from infra.paramstore.configuration import hold_to_configuration
     from serving.api import build_app, check_host
 
+    clock_speed = live_speed(speed)
     folder = RunFolder(run)
     config = folder.load_config()
     address = check_host(host or config.serve.host)
@@ -50,10 +53,10 @@ def serve(
         log = process.open_log()
         create_topics(log, config.log.partitions)
         hold_to_configuration(log, config)
-        event_clock = _clock(folder, log, "off" if until_end else clock, speed)
+        event_clock = _clock(folder, log, "off" if until_end else clock, clock_speed)
         services = _services(process, log, event_clock)
         listener = _listen(address, config.serve.port if port is None else port, any_port=until_end)
-        server = _server(build_app(services))
+        server = _server(build_app(services), services)
         url = f"http://{address}:{listener.getsockname()[1]}"
         print(f"serving {run} on {url}", flush=True)
         watcher = threading.Thread(target=_watch, args=(process, services, server, url, until_end), daemon=True)
@@ -94,8 +97,8 @@ def report(run: RunOption) -> None:
 def _clock(folder: RunFolder, log: "EventLog", mode: str, speed: float) -> "EventClock":
     from serving.clock import ClockMode, EventClock
 
-    if mode not in list(ClockMode) or not speed > 0:
-        raise ConfigError(f"--clock {mode} --speed {speed}: one of {', '.join(ClockMode)}, and a speed above 0")
+    if mode not in list(ClockMode):
+        raise ConfigError(f"--clock {mode}: one of {', '.join(ClockMode)}")
     return EventClock(log, mode=ClockMode(mode), speed=speed, lock_file=folder.path / "clock.lock")
 
 
@@ -141,19 +144,22 @@ def _listen(host: str, port: int, *, any_port: bool) -> socket.socket:
     raise ConfigError(f"cannot bind {host}:{port} ({reason}); choose another with --port or serve.port")
 
 
-def _server(app: object) -> "uvicorn.Server":
+def _server(app: object, services: "Services") -> "uvicorn.Server":
     import uvicorn
+
+    from serving.protocol import Gate, protocol_of
 
     return uvicorn.Server(
         uvicorn.Config(
             app,  # type: ignore[arg-type]
-            log_level="warning",
+            http=protocol_of(Gate(services.limits, services.metrics)),
+            log_level="error",  # what clients do wrong is counted, not logged
             access_log=False,
             ws="none",
             lifespan="off",
             server_header=False,
-            limit_concurrency=MAX_CONNECTIONS,
-            timeout_keep_alive=5,
+            backlog=BACKLOG,
+            timeout_keep_alive=math.ceil(services.limits.keep_alive_s),
             timeout_graceful_shutdown=2,
         )
     )

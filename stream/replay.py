@@ -15,6 +15,7 @@ from infra.config import Config
 from infra.errors import ConfigError
 from infra.eventlog import EventLog
 from infra.eventlog.pressure import Pressure
+from infra.speed import replay_speed
 from stream.events import LIVE, meta_or_live
 from stream.mind.news import NewsTable
 from stream.mind.reader import MindIndex
@@ -24,19 +25,6 @@ from stream.schedule import Schedule, Scheduled
 DEAD_KEY = b"mind/"  # key of a dead letter: mind/<file>:<line>
 _BACK = 256  # records looked at per step back
 _TURN_S = 0.05  # a wait wakes up this often to see whether it should stop
-
-
-def parse_speed(text: str) -> float | None:
-    """None for "max", else how many times real time. Raises ConfigError."""
-    if text == "max":
-        return None
-    try:
-        speed = float(text.removesuffix("x"))
-    except ValueError:
-        speed = 0.0
-    if not 0 < speed < float("inf"):
-        raise ConfigError(f'replay.speed is {text!r}; write "max" or a multiple of real time such as "60x"')
-    return speed
 
 
 @dataclass(slots=True)
@@ -68,7 +56,7 @@ class Replay:
     ) -> None:
         self._log, self._index, self._news, self._config = log, index, news, config
         self._stopping, self._watch, self._clock, self._sleep = stopping, watch, clock, sleep
-        self._speed = parse_speed(config.replay.speed)
+        self._speed = replay_speed(config.replay.speed)
         self._partitions = log.partitions("events")
         self.schedule = Schedule(index, news, config.time.build(), config.replay, self._partitions)
         self._writers = {topic: log.writer(topic) for topic in ("dead-letters", "items", "events")}

@@ -15,6 +15,7 @@ from rich.table import Table
 from infra.config import load_config, refuse_credentials
 from infra.errors import ConfigError
 from infra.process import RunFolder
+from infra.speed import live_speed
 from infra.supervisor import child
 from infra.supervisor.crew import Crew
 from infra.supervisor.runlog import OWN, broker_of, reach, refuse_elsewhere
@@ -104,7 +105,7 @@ def demo(
 
 def up(
     run: Annotated[Path, typer.Option("--run", help="A finished run's folder.")],
-    speed: Annotated[float, typer.Option(help="Event seconds a wall second: 10 learns a click in seconds.")] = 1.0,
+    speed: Annotated[str, typer.Option(help="Event seconds a wall second: 10 learns a click in seconds.")] = "1",
     port: Annotated[int | None, typer.Option(help="Port of the API; serve.port where it is not given.")] = None,
     kafka: KafkaOption = False,
     workers: WorkersOption = 1,
@@ -114,11 +115,11 @@ def up(
     from infra.supervisor.live import go_on
 
     stoppable()
-    console, folder = Console(), RunFolder(run)
+    console, folder, clock_speed = Console(), RunFolder(run), live_speed(speed)
     if kafka:
         refuse_elsewhere(folder)
     with broker_of(folder, console) as check:
-        go_on(folder, console, speed=speed, port=port, crew=Crew(workers, replicas), check=check)
+        go_on(folder, console, speed=clock_speed, port=port, crew=Crew(workers, replicas), check=check)
 
 
 def verify(

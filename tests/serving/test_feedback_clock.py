@@ -210,3 +210,23 @@ def test_a_full_queue_and_a_stopped_thread_are_said(log, config):
     feedback.stop()
     with pytest.raises(RetryableError, match="not taken"):
         feedback.submit(posts)
+
+
+def test_the_wall_clock_is_followed_through_a_suspend_and_a_step_and_never_runs_backwards(log):
+    wall, hands = Hands(), Hands()
+    wall.now_s = 1.8e9
+    clock = EventClock(log, mode=ClockMode.WALL, wall_s=wall, monotonic_s=hands)
+    assert clock.go_on_if_due()
+
+    def pass_s(monotonic_s: float, wall_s: float) -> float:
+        """How far the clock is ahead of the wall then, s."""
+        hands.now_s, wall.now_s = hands.now_s + monotonic_s, wall.now_s + wall_s
+        return clock.now_ms() / 1000 - wall.now_s
+
+    assert pass_s(10, 10) == 0
+    assert pass_s(0, 8 * 3_600) == 0, "the machine slept, and its monotonic clock stood still"
+    assert pass_s(60, 60) == 0
+    assert pass_s(0, -3_600) == 3_600, "time does not run backwards"
+    assert pass_s(1_800, 1_800) == 2_700, "it passes at half its speed until the wall has caught up"
+    assert pass_s(5_400, 5_400) == pytest.approx(0, abs=0.01)
+    assert pass_s(100, 100) == 0

@@ -15,11 +15,12 @@ import pytest
 from infra.config import Config, KafkaConfig, LogConfig, ReplayConfig, dump_config
 from infra.errors import ConfigError
 from infra.eventlog import EventLog, create_topics, open_log
+from infra.speed import replay_speed
 from stream import schedule as schedule_module
 from stream.events import EventColumns, EventKind, decode_events, decode_items, decode_meta
 from stream.mind.news import read_news
 from stream.mind.reader import open_mind
-from stream.replay import Done, Replay, parse_speed
+from stream.replay import Done, Replay
 from tests.join import logs
 
 CONFIG = Config(log=LogConfig(flush_s=0.0), replay=ReplayConfig(rows_per_record=16))
@@ -223,7 +224,7 @@ def test_a_reader_that_is_too_far_behind_holds_the_replay_back(mind: Path, tmp_p
 @pytest.mark.parametrize("text", ["fast", "0x", "-2x", "nanx", "infx"])
 def test_a_speed_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"replay\.speed"):
-        parse_speed(text)
+        replay_speed(text)
 
 
 def test_a_process_killed_in_the_middle_goes_on_without_doubling(
