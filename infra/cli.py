@@ -8,6 +8,7 @@ import importlib
 import os
 import sys
 from contextlib import suppress
+from importlib.metadata import version
 from typing import NamedTuple
 
 import typer
@@ -57,10 +58,22 @@ COMMANDS: dict[str, Command] = {
 
 def main() -> None:
     """Entry point of `ouzel`."""
-    arguments = sys.argv[1:]
+    try:
+        code = _main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read what is printed has read enough: `ouzel --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
+        code = EXIT_ERROR
+    sys.exit(code)
+
+
+def _main(arguments: list[str]) -> int:
+    if arguments[:1] == ["--version"]:
+        print(f"ouzel {version('ouzel')}")
+        return 0
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         _print_help()
-        sys.exit(0)
+        return 0
     name = arguments[0]
     command = COMMANDS.get(name)
     if command is None:
@@ -69,8 +82,8 @@ def main() -> None:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else "see ouzel --help"
         print(f"ouzel: no command {name!r}; {hint}", file=sys.stderr)
-        sys.exit(EXIT_USAGE)
-    sys.exit(_call(name, command, arguments[1:]))
+        return EXIT_USAGE
+    return _call(name, command, arguments[1:])
 
 
 def _call(name: str, command: Command, arguments: list[str]) -> int:

@@ -32,7 +32,7 @@ def serve(
     run: RunOption,
     until_end: UntilEndOption = False,
     host: Annotated[str | None, typer.Option(help="Address to bind; loopback only.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; 0 picks a free one.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Port; 0 picks a free one.")] = None,
     clock: Annotated[
         str,
         typer.Option(help="auto: continue a finished replay; wall: no replay, wall time; off: go by the log alone."),

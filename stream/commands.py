@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from infra import folders
 from infra.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,13 +23,22 @@ def generate(
     what: Annotated[str, typer.Argument(help="The format: mind.")],
     out: Annotated[Path, typer.Option(help="Folder to write behaviors.tsv, news.tsv and truth.parquet into.")],
     scale: Annotated[str, typer.Option(help="tiny, small or large.")] = "tiny",
-    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 1,
-    until_rows: Annotated[int | None, typer.Option(help="Write only the first rows of the log.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 1,
+    until_rows: Annotated[int | None, typer.Option(min=1, help="Write only the first rows of the log.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a log that is there.")] = False,
 ) -> None:
     from stream.generate import generate_mind
 
     if what != GENERATED:
         raise ConfigError(f"ouzel generate {what}: only {GENERATED} is known")
+    folders.check_new(out, "--out")
+    there = [name for name in ("behaviors.tsv", "news.tsv") if (out / name).exists()]
+    if there and not force and not (out / "truth.parquet").is_file():
+        raise ConfigError(
+            f"--out {out} holds {' and '.join(there)}, which was not generated: name another folder, or give "
+            "--force to replace it"
+        )
+    folders.make(out, "--out")
     started = time.monotonic()
     made = generate_mind(out, scale=scale, seed=seed, rows=until_rows)
     print(

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from infra.config import load_config, refuse_credentials
 from infra.errors import ConfigError
+from infra.folders import check_new
 from infra.process import RunFolder
 from infra.speed import live_speed
 from infra.supervisor import child
@@ -55,6 +56,7 @@ def run(
 ) -> None:
     """Replay MIND logs through the whole loop and write the report."""
     stoppable()
+    check_new(out, "--out")
     overrides = [*(set_ or []), *([f"replay.speed='{speed}'"] if speed else []), *_address(log, kafka)]
     folder = RunFolder(out)
     console = Console()
@@ -106,7 +108,9 @@ def demo(
 def up(
     run: Annotated[Path, typer.Option("--run", help="A finished run's folder.")],
     speed: Annotated[str, typer.Option(help="Event seconds a wall second: 10 learns a click in seconds.")] = "1",
-    port: Annotated[int | None, typer.Option(help="Port of the API; serve.port where it is not given.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="Port of the API; serve.port where it is not given.")
+    ] = None,
     kafka: KafkaOption = False,
     workers: WorkersOption = 1,
     replicas: ReplicasOption = 1,

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from infra import checked
+from infra import checked, folders
 from infra.config import Config, dump_config
 from infra.errors import ConfigError, InputError, OuzelError
 from infra.inputs import is_source
@@ -73,7 +73,7 @@ def prepare(folder: RunFolder, config: Config, mind: Sequence[Path], asked: Mapp
         return
     if folder.path.exists() and any(folder.path.iterdir()):
         raise ConfigError(f"{folder.path} is not empty and holds no run; choose another --out")
-    folder.path.mkdir(parents=True, exist_ok=True)
+    folders.make(folder.path, "--out")
     if own:
         folder.broker.mkdir()
     _keep_source(folder, source, mind)
@@ -100,6 +100,7 @@ def _keep_source(folder: RunFolder, source: Source, mind: Sequence[Path]) -> Non
 def source_of(mind: Sequence[Path]) -> Source:
     """These folders. Raises InputError where one is not there."""
     for place in mind:
+        folders.check_name(place, "--mind")
         if not is_source(place):
             raise InputError(
                 f"{place}: no such folder or .zip; it holds behaviors.tsv and news.tsv (https://msnews.github.io), "
