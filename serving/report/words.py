@@ -38,6 +38,7 @@ DEAD_MEANING = {
     "time_gap": "its time is far from all others, see replay.max_gap_s: a wrong clock",
     "unusable_row": "an unknown kind or action, no items, or no time",
     "wrong_partition": "its user belongs to another partition",
+    "repeated_item": "an item is shown twice in one impression: a label could not say which",
 }
 
 READING = (

@@ -31,6 +31,7 @@ class DeadReason(StrEnum):
     DUPLICATE = "duplicate_impression"  # an earlier line of the folder has this id
     TIME_GAP = "time_gap"  # further than replay.max_gap_s from all but a few rows
     DUPLICATE_ITEM = "duplicate_item"  # of news.tsv: an earlier line of the file has this id
+    REPEATED_ITEM = "repeated_item"  # an item is shown twice in one impression: a label could not say which
 
 
 REASONS = tuple(DeadReason)

@@ -17,7 +17,7 @@ MAX_LINE_BYTES = 256 << 10  # MIND's longest is under 12 KB
 MAX_ID_BYTES = 128
 
 OK, TOO_LONG, NOT_UTF8, COLUMNS, EMPTY_ID, ID_TOO_LONG, BAD_TIME, NO_CANDIDATES, LABEL_MISSING, BAD_LABEL = range(10)
-DUPLICATE, TIME_GAP, UNLABELLED = 10, 11, 13
+DUPLICATE, TIME_GAP, REPEATED_ITEM, UNLABELLED = 10, 11, 13, 14
 
 _TAB, _NEWLINE, _RETURN, _SPACE, _DASH, _ZERO, _ONE = 9, 10, 13, 32, 45, 48, 49
 
@@ -82,7 +82,22 @@ def _check_items(data, lo, hi):  # type: ignore[no-untyped-def]
         return NO_CANDIDATES, 0
     if unlabelled == n:
         return UNLABELLED, n
+    if worst == OK and _repeats(data, lo, hi, n):
+        return REPEATED_ITEM, n
     return worst, n
+
+
+@njit(cache=True, nogil=True)
+def _repeats(data, lo, hi, n):  # type: ignore[no-untyped-def]
+    """Whether an item is among the n sound shown items of a line twice: a label could not say which."""
+    keys = np.empty(n, np.int64)
+    labels = np.empty(n, np.uint8)
+    _put_items(data, lo, hi, 0, keys, labels)
+    keys.sort()
+    for i in range(1, n):
+        if keys[i] == keys[i - 1]:
+            return True
+    return False
 
 
 @njit(cache=True, nogil=True)

@@ -69,10 +69,11 @@ def test_bad_line_is_dead_with_its_reason_and_the_rest_goes_on(tmp_path: Path, c
 def test_lines_at_the_limits_are_good(tmp_path: Path) -> None:
     long_id = b"U" * MAX_ID_BYTES
     head = b"2\t" + long_id + b"\t1/2/2019 12:00:00 AM\tN1\tN3-0"
-    filler = b" N4-1" * ((MAX_LINE_BYTES - len(head)) // 5)
+    n = (MAX_LINE_BYTES - len(head)) // 9
+    filler = b"".join(b" X%05d-1" % i for i in range(n))
     index = open_mind([folder_with(tmp_path, head + filler)])
     assert index.n == 1
-    assert index.shown_items == 1 + len(filler) // 5
+    assert index.shown_items == 1 + n
 
 
 def test_a_dead_line_does_not_claim_its_id(tmp_path: Path) -> None:
@@ -181,3 +182,14 @@ def test_bad_news_line_is_dead_and_the_rest_goes_on(tmp_path: Path, line: bytes,
     assert table.item_id == ["N1", "N9"]
     assert table.dead_counts == {reason: 1}
     assert (table.dead[0].line, table.dead[0].raw) == (2, line[:4096])
+
+
+def test_an_item_that_is_shown_twice_is_a_dead_row_as_on_the_wire(tmp_path: Path) -> None:
+    """It was learned once as clicked and once as not."""
+    rows = [
+        f"{n}\tU{n}\t11/9/2019 9:0{n}:00 AM\t\t{shown}" for n, shown in enumerate(("A-0 B-1", "A-1 A-0", "A-1 B-0 A-1"))
+    ]
+    (tmp_path / "behaviors.tsv").write_text("\n".join(rows) + "\n")
+    index = open_mind([tmp_path])
+    assert index.n == 1
+    assert index.dead.counts() == {DeadReason.REPEATED_ITEM: 2}
