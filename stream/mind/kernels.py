@@ -94,10 +94,7 @@ def _repeats(data, lo, hi, n):  # type: ignore[no-untyped-def]
     labels = np.empty(n, np.uint8)
     _put_items(data, lo, hi, 0, keys, labels)
     keys.sort()
-    for i in range(1, n):
-        if keys[i] == keys[i - 1]:
-            return True
-    return False
+    return np.any(keys[1:] == keys[:-1])
 
 
 @njit(cache=True, nogil=True)

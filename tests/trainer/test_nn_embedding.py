@@ -309,3 +309,38 @@ def test_a_closure_is_called_with_gradients():
 def test_the_online_trainer_imports_neither_this_nor_torch():
     code = "import sys, trainer.loop, trainer.online\nassert not {'torch', 'trainer.nn'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[2])
+
+
+def test_unsigned_ids_beyond_int64_are_refused_and_share_no_row():
+    embedding = Embedding(2, seed=1)
+    with pytest.raises(ValueError, match="keys are int64"):
+        embedding(torch.tensor([2**63 + 5], dtype=torch.uint64))
+    small = torch.tensor([7, 2**62], dtype=torch.uint64)
+    assert torch.equal(embedding(small), embedding(small.long())), "below, they are the ids that they say"
+
+
+@pytest.mark.parametrize("tick", [1.5, True, np.bool_(1), "3", None])
+def test_a_tick_that_is_no_whole_number_is_refused(tick):
+    with pytest.raises(ValueError, match="tick is"):
+        Embedding(2, seed=1).advance(tick)
+
+
+def test_whole_numbers_of_other_libraries_make_snapshots_that_can_be_read(tmp_path):
+    one = Embedding(2, seed=np.int64(5))
+    one.advance(np.int32(3))
+    one([1])
+    one.snapshot(tmp_path)
+    again = Embedding(2)
+    again.load(tmp_path)
+    assert torch.equal(again([1]), one([1]))
+
+
+@pytest.mark.parametrize("lr", [float("nan"), float("inf"), -1.0])
+def test_a_learning_rate_that_is_none_is_refused_and_changes_no_row(lr):
+    embedding = Embedding(2, seed=1)
+    sparse = SparseOptimizer(embedding, lr=lr)
+    before = embedding([1]).detach().clone()
+    embedding([1]).sum().backward()
+    with pytest.raises(ValueError, match="lr is"):
+        sparse.step()
+    assert torch.equal(embedding([1]), before)

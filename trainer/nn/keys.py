@@ -36,5 +36,5 @@ def _of_tensor(ids: torch.Tensor) -> Keys:
         raise ValueError(f"ids lie on {ids.device}; the table lies in main memory: pass ids.cpu()")
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise ValueError(f"ids are {ids.dtype}; they must be integers, as in ids.long()")
-    keys: Keys = ids.detach().contiguous().numpy().astype(np.int64, copy=False).reshape(-1)
-    return keys
+    plain = ids.detach().contiguous().numpy().reshape(-1)
+    return plain if plain.dtype == np.int64 else hashing.keys_of(plain)

@@ -13,6 +13,7 @@ time are written once, here.
 
 import contextlib
 import functools
+import operator
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +45,13 @@ def _say_when_compiling() -> None:
     _TELLING.enter_context(announced())
 
 
+def _whole(name: str, number: Any) -> int:
+    """A whole number of whatever library, as Python's own: snapshots hold it as JSON. Raises ValueError."""
+    if isinstance(number, bool | np.bool_) or not hasattr(number, "__index__"):
+        raise ValueError(f"{name} is {number!r}; it must be a whole number")
+    return operator.index(number)
+
+
 class SparseEmbedding(nn.Module):
     """What every arm is. Subclasses make `stores` and say how keys become vectors."""
 
@@ -60,7 +68,7 @@ class SparseEmbedding(nn.Module):
         super().__init__()
         _say_when_compiling()
         self.dim = dim
-        drawn = int(torch.randint(1 << 31, ())) if seed is None else seed
+        drawn = int(torch.randint(1 << 31, ())) if seed is None else _whole("seed", seed)
         self.options = Options(rule or RowwiseAdagrad(lr=LR), init_scale, drawn, policy or Policy())
         self.stores: dict[str, Store] = {}
 
@@ -90,9 +98,13 @@ class SparseEmbedding(nn.Module):
         return self.training and torch.is_grad_enabled()
 
     def advance(self, tick: int) -> None:
-        """Event time moves on to `tick`: rows expire by it, and new ones are dated with it. Never back."""
+        """Event time moves on to `tick`: rows expire by it, and new ones are dated with it. Never back.
+
+        Raises ValueError where `tick` is no whole number.
+        """
+        whole = _whole("tick", tick)
         for store in self.stores.values():
-            store.advance(tick)
+            store.advance(whole)
 
     @property
     def floats(self) -> int:

@@ -1,5 +1,6 @@
 """The optimizer of sparse modules: each row touched since the last step gets one step of its module's own rule."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -34,6 +35,8 @@ class SparseOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for store, group in zip(self._stores, self.param_groups, strict=True):
+            if not 0 <= group["lr"] < math.inf:
+                raise ValueError(f"lr is {group['lr']}; a learning rate is a finite number of at least 0")
             store.step(group["lr"])
         return loss
 
