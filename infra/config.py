@@ -120,9 +120,12 @@ class LogConfig(Section, frozen=True):
     # How many ticks a writer may run ahead of the slowest reader before it waits (back-pressure). A tick is one record
     # a partition in `events` and `examples`; the bound also limits what a crash has to read again.
     max_lag_records: int = 4_096
-    # Records are buffered up to this many bytes, or this long (wall s), before they are written and fsynced together.
+    # Records are buffered up to this many bytes before they are written and fsynced together; larger is faster
+    # and delays more.
     flush_bytes: int = 4 << 20
+    # ... or this long, wall s, whichever comes first.
     flush_s: float = 0.05
+    # What a log at kafka:// needs beyond its address; see [log.kafka].
     kafka: KafkaConfig = msgspec.field(default_factory=KafkaConfig)
 
 
@@ -131,8 +134,10 @@ class ReplayConfig(Section, frozen=True):
     seed: int = 1
     # "max", or event seconds a wall second: "60x" or "60".
     speed: str = "max"
-    # Median and sigma of the log-normal delay from impression to engagement, s: 95 % arrive within 120 s.
+    # Median of the log-normal delay from impression to engagement, s; with the default sigma 95 % arrive within
+    # 120 s.
     engagement_delay_median_s: float = 20.0
+    # Sigma of that delay's logarithm: larger makes more engagements late.
     engagement_delay_sigma: float = 1.0
     # Longest stretch without rows, s of event time. Rows further than this from all others are dead letters while they
     # are few (a wrong clock); where both sides are many the source is refused, for the replay fills every tick between.
@@ -149,16 +154,17 @@ class WireConfig(Section, frozen=True):
     max_batch_events: int = 10_000
     # Bytes of an id in UTF-8.
     max_id_bytes: int = 128
-    # Shown items of an impression; items of its history.
+    # Shown items of an impression.
     max_items: int = 1_000
+    # Items of an impression's history.
     max_history: int = 1_000
     # Bytes of a title, a category or a subcategory in UTF-8.
     max_text_bytes: int = 4_096
     # How deep lists and objects may lie in each other, unknown fields included.
     max_depth: int = 16
-    # Times before and after these are no times, ms since 1970: March 1973 and the year 5138. Seconds and microseconds
-    # by mistake fall outside.
+    # Times before this are no times, ms since 1970: March 1973. Seconds by mistake fall below it.
     min_time_ms: int = 10**11
+    # Times after this are no times, ms since 1970: the year 5138. Microseconds by mistake lie above it.
     max_time_ms: int = 10**14
     # False: an event is dead where its user belongs to another partition by murmur2, for its impression or engagements
     # will be in that one. True: for logs of which every producer uses one other partitioner.
@@ -172,11 +178,12 @@ class JoinConfig(Section, frozen=True):
     bytes_per_record: int = 4 << 20
     # How long a closed impression is remembered so that a late engagement is told from an orphan, s of event time.
     late_s: int = 3_600
-    # Impressions of one user that are learned of those that close in a tick, and of these such as show the same item;
-    # what is beyond is dropped and counted (`over_user_cap`, `over_item_cap`). 0: no limit. A person sees a page a
-    # second at most, and the same items a few times a minute; lower leaves a client that posts by machine less weight.
-    # Where all visitors share one user id, raise both, or give each visitor an id.
+    # Impressions of one user that are learned of those that close in a tick; what is beyond is dropped and
+    # counted (`over_user_cap`). 0: no limit. A person sees a page a second at most; lower leaves a client that
+    # posts by machine less weight. Where all visitors share one user id, raise it, or give each visitor an id.
     user_impressions: int = 60
+    # ... and of these, such as show the same item (`over_item_cap`); 0: no limit. A person sees the same item a
+    # few times a minute.
     user_item_impressions: int = 10
     # Archive: one Parquet file for this many hours of close ticks and a partition.
     archive_hours: int = 1
@@ -187,29 +194,37 @@ class SlotConfig(Section, frozen=True):
     dim: int = 16
     # Half-width of the uniform initial vector of a key.
     init_scale: float = 0.1
-    # Update rule: "rowwise-adagrad", "adagrad", "adam", "momentum", "sgd", "ftrl" (see rules.md), and the rule of the
-    # first component where it is to have its own ("" = the same): a bias under "ftrl" starts at 0.
+    # Update rule: "rowwise-adagrad", "adagrad", "adam", "momentum", "sgd", "ftrl" (see rules.md).
     rule: RuleName = "rowwise-adagrad"
+    # Update rule of the first component where it is to have its own; "": the same. A bias under "ftrl" starts at
+    # 0.
     bias_rule: RuleName | Literal[""] = ""
-    # Learning rates online and in the retrain; the Adagrads' initial accumulator, which bounds the first step.
+    # Learning rate online.
     lr: float = 0.1
+    # Learning rate in the retrain.
     retrain_lr: float = 0.1
+    # Initial accumulator of the Adagrads: it bounds the first step.
     adagrad_init: float = 0.1
-    # Decoupled weight decay of touched rows; cap of a row's gradient norm and of a row's norm. 0: off.
+    # Decoupled weight decay of touched rows; 0: off.
     weight_decay: float = 0.0
+    # Cap of the norm of a row's gradient; 0: off.
     grad_cap: float = 0.0
+    # Cap of a row's norm; 0: off.
     row_norm_cap: float = 0.0
-    # FTRL-proximal (which has no decay and no row cap): L1 and L2 strength. Momentum and Adam: decay of the first
-    # moment, and of Adam's second.
+    # L1 strength of FTRL-proximal, which has no decay and no row cap.
     ftrl_l1: float = 0.0
+    # L2 strength of FTRL-proximal.
     ftrl_l2: float = 0.0
+    # Decay of the first moment, of momentum and Adam.
     momentum: float = 0.9
+    # Decay of Adam's second moment.
     second_moment: float = 0.999
     # False: learned by the nightly retrain alone (fewer touched rows, smaller versions).
     online: bool = True
-    # Admission: a key gets its row at this many occurrences, or by this chance an occurrence. Until then it reads as
-    # zeros and its gradients are dropped and counted. A higher threshold saves memory and learns rare keys later.
+    # Admission: a key gets its row at this many occurrences. Until then it reads as zeros and its gradients are
+    # dropped and counted. Higher saves memory and learns rare keys later.
     admit_after: int = 1
+    # Admission by chance instead: a key gets its row by this chance an occurrence; 1: at once.
     admit_probability: float = 1.0
     # Length of the window in which occurrences count, s of event time (this one and the one before); 0: for ever.
     admit_window_s: int = 0
@@ -220,9 +235,9 @@ class SlotConfig(Section, frozen=True):
     grow_after: int = 0
     # A row is gone once its key was not seen for this long, s of event time; 0: never.
     expiry_s: int = 0
-    # Bytes that the slot's rows may take; beyond it rows are evicted: "least-recent", "least-frequent" or
-    # "smallest-norm" first. 0: no bound but memory.
+    # Bytes that the slot's rows may take; beyond it rows are evicted. 0: no bound but memory.
     byte_budget: int = 0
+    # Which rows go first beyond the budget: "least-recent", "least-frequent" or "smallest-norm".
     evict: Literal["least-recent", "least-frequent", "smallest-norm"] = "least-recent"
     # Precision of served rows, "float32", "float16" or "int8"; "": as `serve.precision` says.
     precision: Precision | Literal[""] = ""
@@ -283,8 +298,9 @@ class ModelConfig(Section, frozen=True):
     hidden: tuple[int, ...] = (32, 16)
     # Rank of the cross between user side and item side. With the slots' dim it starts as a factorization machine.
     rank: int = 16
-    # History items used, the most recent ones; title words used.
+    # History items used, the most recent ones.
     history_length: int = 50
+    # Words of a title used, the first ones.
     title_words: int = 16
     # Positions told apart; deeper ones share the last. The reference position is 0.
     positions: int = 64
@@ -301,39 +317,47 @@ class TrainConfig(Section, frozen=True):
     # A shown item with engagements of other kinds only: "left-out" of loss, counters and metrics (counted in the
     # report), or "negative", as if the user had passed it over.
     other_engagements: Literal["left-out", "negative"] = "left-out"
-    # Share of negatives kept online and in the retrain (a hash of impression and item decides); logits are corrected.
+    # Share of negatives kept online: a hash of impression and item decides; logits are corrected.
     negative_rate: float = 1.0
+    # Share of negatives kept in the retrain, in the same way.
     retrain_negative_rate: float = 0.5
     # Length of the bootstrap: generation 0 is trained on the first hours, h of event time: whole ticks. Where a log is
     # too short for it and the promotion delay, `ouzel run` shrinks both and says so.
     bootstrap_hours: int | float = 6
     # H: a candidate for midnight M is promoted at M + H, s of event time. Must leave the retrain time when live.
     promotion_delay_s: int = 3_600
-    # Retrain: impressions a batch, passes over the day (bootstrap and first day: `first_epochs`), dense learning rate.
+    # Impressions of a batch of the retrain.
     retrain_batch_impressions: int = 32
+    # Passes of the retrain over its day, from the second day on.
     retrain_epochs: int = 1
+    # Passes over the bootstrap and over the first day.
     first_epochs: int = 1
+    # Learning rate of the net's weights (Adam) in the retrain.
     dense_lr: float = 0.003
     # A snapshot is written at each generation and after this many ticks of deltas.
     snapshot_ticks: int = 1_440
     # Longest embedding row (Euclidean norm) that is served. Beyond it, or with NaN or Inf, learning is held: counters
     # go on, rows stay as they were until the next generation. Sound rows are shorter than 5; lower notices earlier.
     max_row_norm: float = 100.0
-    # Most that predicted over observed clicks of a tick may be, and observed over predicted; judged where one of them
-    # is `calibration_clicks` or more. Lower notices earlier, and can be met by a flood of impressions or clicks.
+    # Most that predicted over observed clicks of a tick may be, and observed over predicted; beyond it learning
+    # is held. Lower notices earlier, and can be met by a flood of impressions or clicks.
     max_calibration: float = 50.0
+    # Calibration is judged where predicted or observed clicks of a tick are at least this many.
     calibration_clicks: int = 200
 
 
 class ServeConfig(Section, frozen=True):
     # Address of the HTTP API. A public address is refused (TLS and tokens come first).
     host: str = "127.0.0.1"
+    # First port of the API; the n-th replica listens n - 1 above it.
     port: int = 8300
     # Ready only while the served version is at most this many ticks behind what was closed.
     max_lag_ticks: int = 10
-    # Bytes of a request body, candidates of a request, characters of an id.
+    # Bytes of a request body.
     max_body_bytes: int = 1 << 20
+    # Candidates of a request.
     max_candidates: int = 1_000
+    # Characters of an id.
     max_id_chars: int = 128
     # Open connections; a new one beyond them takes the place of the one that has been without a whole request longest.
     # Each is a file descriptor and its buffers.
@@ -343,10 +367,12 @@ class ServeConfig(Section, frozen=True):
     max_waiting: int = 64
     # Bytes of a request's line and headers.
     max_head_bytes: int = 16_384
-    # How long a request's head may take from its first byte, its body after the head, and the pause before the next
-    # request, s. Longer suits slow networks, and keeps half-sent requests longer.
+    # How long a request's head may take from its first byte, s. Longer suits slow networks, and keeps half-sent
+    # requests longer.
     head_s: float = 5.0
+    # How long a body may take after its head, s.
     body_s: float = 10.0
+    # How long a connection may rest between two requests, s.
     keep_alive_s: float = 5.0
     # Precision of served rows: "float32" as trained, "float16" (half the memory, rows off by 0.02 % of their norm), or
     # "int8" (a third at dimension 16, rows off by about 0.5 %).
@@ -359,13 +385,15 @@ class MetricsConfig(Section, frozen=True):
 
 
 class SuperviseConfig(Section, frozen=True):
-    # A process of a run that ends by itself is started again after this wait, s; each further end within the window
-    # doubles it, up to the longest. Shorter is back sooner; longer spares a machine that is short of memory.
+    # A process of a run that ends by itself is started again after this wait, s; each further end within the
+    # window doubles it. Shorter is back sooner.
     first_wait_s: float = 0.5
+    # ... up to this wait, s. Longer spares a machine that is short of memory.
     longest_wait_s: float = 30.0
     # At this many ends within the window (wall s) it stays stopped: a finite run ends with its error, `up` keeps the
     # others and says which. More outlasts longer troubles; fewer tells an operator earlier. 1: never start again.
     max_failures: int = 5
+    # Length of that window, wall s.
     window_s: float = 300.0
 
 

@@ -56,18 +56,16 @@ def _shown(value: Any) -> str:
 
 
 def _comments(source: str) -> dict[str, dict[str, str]]:
-    """Class -> field -> the comment lines above it; fields that share a comment all get it."""
+    """Class -> field -> the comment lines above it."""
     lines = source.splitlines()
     found: dict[str, dict[str, str]] = {}
     for node in ast.parse(source).body:
         if not isinstance(node, ast.ClassDef):
             continue
         fields = found.setdefault(node.name, {})
-        shared = ""
         for field in node.body:
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                shared = _above(lines, field.lineno - 1) or shared
-                fields[field.target.id] = shared
+                fields[field.target.id] = _above(lines, field.lineno - 1)
     return found
 
 

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from infra.config import Config, dump_config, load_config
+from infra.config_reference import reference
 from infra.errors import ConfigError
 from infra.ranges import RANGES, Interval, range_of
 
@@ -114,6 +115,14 @@ def test_every_numeric_setting_has_a_range_and_is_held_to_it(path: str, value: A
         written = [number, number] if isinstance(value, (list, tuple)) else number
         with pytest.raises(ConfigError, match=re.escape(path.split(".")[-1])):
             load_config(env={}, overrides=[f"{path}={written}"])
+
+
+def test_every_setting_is_explained_by_a_text_of_its_own() -> None:
+    rows = [line.split("|")[1:4] for line in reference().splitlines() if line.startswith("| `")]
+    texts = [text.strip() for _, _, text in rows]
+    assert len(rows) > 80
+    assert [name for name, _, text in rows if len(text.strip()) < 10] == []
+    assert [text for text in set(texts) if texts.count(text) > 1] == []
 
 
 def test_no_range_is_left_of_a_setting_that_is_gone() -> None:
