@@ -80,7 +80,7 @@ RANGES: dict[str, str] = {
     "train.batch_impressions": "[1, 1000000]",
     "train.negative_rate": "(0, 1]",
     "train.retrain_negative_rate": "(0, 1]",
-    "train.bootstrap_hours": "(0, 24]",
+    "train.bootstrap_hours": "(0, 8760]",
     "train.promotion_delay_s": f"[0, {DAY}]",
     "train.retrain_batch_impressions": "[1, 1000000]",
     "train.retrain_epochs": "[1, 1000]",

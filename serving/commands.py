@@ -178,9 +178,9 @@ def _watch(process: Process, services: "Services", server: "uvicorn.Server", url
             lag_ticks=follower.lag_ticks(),
         )
         if until_end and (follower.ended.is_set() or follower.failure):
-            server.should_exit = True
-            return
+            break
         follower.ended.wait(PROGRESS_S) if until_end else threading.Event().wait(PROGRESS_S)
+    server.should_exit = True  # also where the process was told to stop before the server took the signals
 
 
 def _note(process: Process, services: "Services") -> None:

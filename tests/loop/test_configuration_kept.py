@@ -98,6 +98,7 @@ def test_a_key_that_the_run_did_not_know_counts_once_it_is_not_at_its_default(
         hold_to_configuration(log, configured("train.negative_rate=0.5"))
 
 
+@pytest.mark.slow
 def test_no_process_starts_over_a_run_with_another_configuration(straight: Run, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     shutil.copytree(straight.folder.path, folder.path)

@@ -90,6 +90,7 @@ READ_BACK: dict[str, Reader] = {
 }
 NEVER_READ = {
     r"stats/[a-z]+\.live\.json": "shown while it is written, no more",
+    r"members\.json": "shown by `/readyz`; each fleet writes its own",
     r"logs/.*\.log": "for people; the end of one is shown",
     r"report\.(html|json)": "made anew by every `ouzel report`",
     r"evaluation/by_(hour|day)\.parquet": "for people",

@@ -13,6 +13,7 @@ import numpy as np
 import orjson
 import pytest
 
+from infra.process import FLEET_VARIABLE
 from stream.events import LIVE, RecordMeta, decode_events, decode_meta, encode_events, encode_meta, heartbeats
 
 ITEMS = [f"N{i}" for i in range(10)]
@@ -163,6 +164,13 @@ def test_what_is_served_is_in_the_gauges_also_after_a_restart(tmp_path, log, tra
             assert served.metric("ouzel_served_lag_ticks") < 10
         finally:
             served.stop()
+
+
+def test_a_replica_whose_run_was_gone_before_it_served_stops(tmp_path, log):
+    """The signal came before the server took signals over, and the orphan served for ever."""
+    served = Served(tmp_path, "--port", "0", **{FLEET_VARIABLE: "1"})
+    assert served.process.wait(timeout=60) == 0
+    served.stop()
 
 
 def test_serve_until_end_stops_by_itself_and_takes_another_port_when_its_own_is_taken(tmp_path, log, trainer):

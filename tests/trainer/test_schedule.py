@@ -106,8 +106,6 @@ def test_names_sort_as_the_ticks_do(drawn: tuple[Schedule, int, Config]) -> None
         ("train.promotion_delay_s=90", "whole number of ticks"),
         ("train.promotion_delay_s=0", "whole number of ticks"),
         ("train.promotion_delay_s=86400", "less than a day"),
-        ("train.bootstrap_hours=0", "1 or more"),
-        ("train.bootstrap_hours=nan", "whole number of ticks"),
         ("train.bootstrap_hours=0.51", "whole number of ticks"),
     ],
 )
