@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from infra import metrics_reference
 from infra.config import Config
 from infra.config_reference import reference
 from infra.errors import ConfigError
@@ -27,6 +28,11 @@ def test_every_declared_metric_is_set_somewhere() -> None:
     boxes = [*(p for box in ("infra", "stream", "trainer", "serving") for p in sorted((ROOT / box).rglob("*.py")))]
     source = "".join(p.read_text(encoding="utf-8") for p in boxes if p.name != "metrics.py" or p.parent.name != "infra")
     assert not [metric.name for metric in METRICS if f'"{metric.name}"' not in source]
+
+
+def test_the_page_of_metrics_and_ports_is_what_is_declared() -> None:
+    page = (ROOT / "infra/docs/metrics.md").read_text(encoding="utf-8")
+    assert page == metrics_reference.reference(), "python -m infra.metrics_reference > infra/docs/metrics.md"
 
 
 def test_a_process_can_set_only_what_is_declared_for_it() -> None:
