@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from infra import checked
 from infra.errors import ConfigError, CorruptStateError
 from infra.eventlog import open_log
@@ -107,6 +109,7 @@ def reader_of(name: str) -> Reader | None:
     return None
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_in_any_file_of_a_run_is_found_or_changes_nothing(straight: Run, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     shutil.copytree(straight.folder.path, folder.path)
@@ -139,6 +142,7 @@ def sample(names: list[str], rng: random.Random) -> list[str]:
     return [name for kind in kinds.values() for name in rng.sample(kind, min(2, len(kind)))]
 
 
+@pytest.mark.slow
 def test_a_lost_hour_stops_the_retrain_with_the_command_that_mends_it(straight: Run, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     shutil.copytree(straight.folder.path, folder.path)

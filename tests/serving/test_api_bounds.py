@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -103,10 +104,18 @@ def requests_in_a_row_are_answered_in_order(served: Served, port: int) -> None:
     assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * 4
 
 
+def stopped(pid: int) -> bool:
+    """Whether every thread of a process has come to its stop: the signal takes effect some time after it was sent."""
+    states = [(task / "stat").read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").iterdir()]
+    return set(states) == {"T"}
+
+
 def beyond_what_may_wait_requests_are_told_when_to_come_again(served: Served, port: int) -> None:
     peers = [Peer(port) for _ in range(5 * WAITING)]
     health = Peer(port)
     os.kill(served.process.pid, signal.SIGSTOP)  # so that all of them are there at once
+    while not stopped(served.process.pid):
+        time.sleep(0.01)
     for peer in peers:
         peer.socket.sendall(WHOLE.replace(b"Host", b"Connection: close\r\nHost"))
     health.socket.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
