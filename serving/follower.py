@@ -117,13 +117,13 @@ class Follower:
 
     def _note_applied(self, sync_s: float | None) -> None:
         """Gauges of what is served; `sync_s`: tick closed to served, where it closed while this replica was there."""
+        if sync_s is not None:
+            self._metrics.observe("ouzel_sync_seconds", sync_s)
         version = self.replica.version
         if version is not None:
             self._metrics.set("ouzel_served_generation", version.generation)
             self._metrics.set("ouzel_served_tick", version.tick)
             self._metrics.set("ouzel_tick", self.replica.through)
-        if sync_s is not None:
-            self._metrics.observe("ouzel_sync_seconds", sync_s)
 
     def _run(self) -> None:
         try:

@@ -48,6 +48,12 @@ class Served:
         lines = self.http.get("/metrics").text.splitlines()
         return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
 
+    def wait_for_tick(self, tick: int, timeout_s: float = 20.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while self.metric("ouzel_served_tick") < tick:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
     def stop(self) -> str:
         if self.http is not None:
             self.http.close()
@@ -131,10 +137,7 @@ def test_nothing_that_a_request_can_reach_is_compiled_after_ready(tmp_path, log,
         for _ in range(3):
             trainer.learn()
         trainer.flush()
-        deadline = time.monotonic() + 20
-        while served.metric("ouzel_served_tick") < trainer.tick:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        served.wait_for_tick(trainer.tick)
         assert served.http.post("/v1/rank", json={"user": "U2", "items": ITEMS}).status_code == 200
         assert served.metric("ouzel_kernels_compiled") == compiled
     finally:
@@ -155,10 +158,7 @@ def test_what_is_served_is_in_the_gauges_also_after_a_restart(tmp_path, log, tra
             assert served.metric("ouzel_sync_seconds_count") == 0, "these closed before the replica was there"
             trainer.learn()
             trainer.flush()
-            deadline = time.monotonic() + 20
-            while served.metric("ouzel_served_tick") < trainer.tick:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+            served.wait_for_tick(trainer.tick)
             assert served.metric("ouzel_sync_seconds_count") == 1
             assert 0 < served.metric("ouzel_sync_seconds_sum") < 20
             assert served.metric("ouzel_served_lag_ticks") < 10
